@@ -1,0 +1,234 @@
+"""The turn-addressed log: append, take, close, read. The Functions in `log.lua` decide; this obeys.
+
+A writer keeps what it wrote to its turn, because Redis may forget its last seconds: on `GAP` it writes its
+memory again from there. A lost reply is answered by sending the same append again, which is the only retry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from enum import StrEnum
+from typing import TypeVar
+
+from shared.errors import LogError, StoreError, StoreFull, TurnBusy, TurnClosed, TurnFull, TurnTaken
+from shared.store import Arg, Call, Reply, Store
+from shared.wire import Address, Closed, Entry, Log, Payload, Take
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+BATCH_BYTES = 256 << 10
+"""What one append carries at the most, so that a long rewrite does not hold the server up."""
+
+GIVE_UP_S = 30.0
+"""How long an append is tried while Redis does not answer."""
+
+_BACKOFF_S = (0.02, 1.0)
+
+
+class Verdict(StrEnum):
+    """What a Function answers; `log.lua` has the table."""
+
+    OK = "OK"
+    DUP = "DUP"
+    GAP = "GAP"
+    CLOSED = "CLOSED"
+    BUSY = "BUSY"
+    TAKEN = "TAKEN"
+    FULL = "FULL"
+
+
+_REFUSALS: dict[Verdict, type[LogError]] = {
+    Verdict.CLOSED: TurnClosed,
+    Verdict.BUSY: TurnBusy,
+    Verdict.TAKEN: TurnTaken,
+    Verdict.FULL: TurnFull,
+}
+
+
+class LogWriter:
+    """Writes one turn of one log, under one tag.
+
+    `session_key` is given by an edge: another session's tag there makes its appends `TurnTaken`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        key: str,
+        turn: int,
+        tag: str,
+        *,
+        max_turn_bytes: int,
+        ttl_s: float,
+        session_key: str | None = None,
+        give_up_s: float = GIVE_UP_S,
+    ) -> None:
+        self.turn = turn
+        self.tag = tag
+        self.entries: list[Entry] = []
+        """The turn as it stands, from seq 0: read at `take`, then grown by `append`."""
+        self._store = store
+        self._key = key
+        self._keys = (key,) if session_key is None else (key, session_key)
+        self._max_turn_bytes = max_turn_bytes
+        self._ttl_ms = int(ttl_s * 1000)
+        self._give_up_s = give_up_s
+        self._lock = asyncio.Lock()
+
+    async def take(self, cause: str, worker: str = "") -> None:
+        """Make the turn one's own, then read what stands there into `entries`.
+
+        Raises `TurnClosed` and `TurnBusy`, `StoreError` when Redis is gone for too long.
+        """
+        payload = Take(cause, worker).to_fields()
+        args: list[Arg] = [self.turn, self.tag, self._ttl_ms, _now_us(), *payload]
+        await self._ask("parley_take_1", (self._key,), args)
+        # Taken first, read second: nothing can be written under us between the two.
+        self.entries = await read_log(self._store, self._key, Address(self.turn, 0), self.turn)
+
+    async def append(self, *payloads: Payload) -> Address:
+        """Write the payloads, all or none, as the turn's next entries; the address of the last.
+
+        Raises `TurnClosed`, `TurnTaken`, `TurnBusy`, `TurnFull`; `StoreFull` at `maxmemory` and `StoreError`
+        when Redis is gone for longer than the writer waits. After an error the writer is of no more use.
+        """
+        async with self._lock:
+            start = len(self.entries)
+            at_us = _now_us()
+            # Remembered before it is sent: what is in flight may stand in the log, whatever the reply says.
+            self.entries += (
+                Entry(Address(self.turn, start + i), self.tag, at_us, payload)
+                for i, payload in enumerate(payloads)
+            )
+            last = self.entries[-1].address
+            await self._write_from(start)
+            return last
+
+    async def _write_from(self, seq: int) -> None:
+        while seq < len(self.entries):
+            verdict, next_seq = await self._ask("parley_append_1", self._keys, self._append_args(seq))
+            if verdict is Verdict.GAP:
+                log.warning("redis forgot %s from %d-%d on: written again", self._key, self.turn, next_seq)
+            if next_seq > len(self.entries):
+                raise TurnTaken(
+                    f"{self._key} holds entries of turn {self.turn} that its writer does not know"
+                )
+            seq = next_seq
+
+    def _append_args(self, seq: int) -> list[Arg]:
+        args: list[Arg] = [self.turn, seq, self.tag, self._max_turn_bytes, self._ttl_ms]
+        size = 0
+        for entry in self.entries[seq:]:
+            payload = entry.payload.to_fields()
+            args += [len(payload), entry.payload.kind, entry.at_us, *payload]
+            size += sum(map(len, payload))
+            if size >= BATCH_BYTES:
+                break
+        return args
+
+    async def _ask(self, function: str, keys: Sequence[str], args: Sequence[Arg]) -> tuple[Verdict, int]:
+        reply = await insist(self._store, function, keys, args, self._give_up_s)
+        return _judged(reply, keys[0])
+
+
+async def close_turn(
+    store: Store,
+    keys: Sequence[str],
+    turn: int,
+    tag: str,
+    closed: Closed,
+    *,
+    ttl_s: float,
+    session_key: str | None = None,
+    owner: bool = False,
+) -> list[Address | None]:
+    """Close the turn in each log of `keys`, in one round trip; where the `closed` entry stands in each.
+
+    `None` stands for a log where a later turn has begun: there is nothing left to close. Raises `TurnTaken`
+    when `session_key` holds another session's tag, or when `owner` is asked for and the tail is another's.
+    """
+    args: list[Arg] = [turn, tag, int(ttl_s * 1000), _now_us(), int(owner), *closed.to_fields()]
+    extra = () if session_key is None else (session_key,)
+    calls: list[Call] = [("parley_close_1", (key, *extra), args) for key in keys]
+    replies = await _persist(lambda: store.functions(calls), GIVE_UP_S)
+    addresses: list[Address | None] = []
+    for key, reply in zip(keys, replies, strict=True):
+        try:
+            _, seq = _judged(reply, key)
+            addresses.append(Address(turn, seq))
+        except TurnClosed:
+            addresses.append(None)
+    return addresses
+
+
+async def read_log(
+    store: Store, key: str, first: Address, last_turn: int | None = None, *, count: int | None = None
+) -> list[Entry]:
+    """The entries from `first` on, through `last_turn` or to the log's end; at most `count` of them."""
+    end = "+" if last_turn is None else str(last_turn)
+    command: list[Arg] = ["XRANGE", key, f"{first.turn}-{max(first.seq, 0)}", end]
+    if count is not None:
+        command += ["COUNT", count]
+    return _entries(key, await store.call(*command))
+
+
+async def tail(store: Store, key: str) -> Entry | None:
+    """The last entry of the log, or `None` for an empty one."""
+    entries = _entries(key, await store.call("XREVRANGE", key, "+", "-", "COUNT", 1))
+    return entries[0] if entries else None
+
+
+async def trim_log(store: Store, key: str, first_turn: int) -> None:
+    """Drop the turns before `first_turn`, exactly those."""
+    await store.call("XTRIM", key, "MINID", f"{first_turn}-0")
+
+
+async def insist(
+    store: Store, function: str, keys: Sequence[str], args: Sequence[Arg], give_up_s: float = GIVE_UP_S
+) -> Reply:
+    """Call a Function that is safe to repeat until Redis answers; `StoreError` after `give_up_s`."""
+    return await _persist(lambda: store.function(function, keys, *args), give_up_s)
+
+
+def log_of(key: str) -> Log:
+    """Which of the three logs a key names."""
+    return Log(key.rpartition(":")[2])
+
+
+async def _persist(call: Callable[[], Awaitable[T]], give_up_s: float) -> T:
+    give_up_at = time.monotonic() + give_up_s
+    delay_s = _BACKOFF_S[0]
+    while True:
+        try:
+            return await call()
+        except StoreFull:
+            raise
+        except StoreError as error:
+            if time.monotonic() + delay_s > give_up_at:
+                raise
+            log.debug("asking again in %.0f ms: %s", delay_s * 1000, error)
+        await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
+        delay_s = min(delay_s * 2, _BACKOFF_S[1])
+
+
+def _judged(reply: Reply, key: str) -> tuple[Verdict, int]:
+    verdict, place = Verdict(reply[0].decode()), int(reply[1])
+    refusal = _REFUSALS.get(verdict)
+    if refusal is not None:
+        raise refusal(f"{key}: {verdict}")
+    return verdict, place
+
+
+def _entries(key: str, reply: Reply) -> list[Entry]:
+    kind = log_of(key)
+    return [Entry.from_fields(kind, entry_id, flat) for entry_id, flat in reply]
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

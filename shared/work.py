@@ -1,0 +1,236 @@
+"""Who takes which turn: offers, claims and their refresh, take-over, dead letters.
+
+A claim is trusted for speed only: it decides who tries, the log decides who writes. Knows nothing of engines.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from shared.errors import StoreError
+from shared.keys import DEAD, DEAD_LETTERS, GROUP, WORKERS, Role, index_key, work_key, worker_key
+from shared.log import insist
+from shared.store import TIMEOUT_S, Reply, Store
+
+log = logging.getLogger(__name__)
+
+BLOCK_S = 1.0
+"""How long a worker waits in one read for work. Always well under the time-out of its connection."""
+
+REFRESH_AT_ONCE = 100
+
+
+async def offer(store: Store, roles: Iterable[Role], conversation: str, turn: int) -> None:
+    """Offer the turn to the workers of each role, in one round trip. Offering twice is offering once."""
+    calls = [("parley_offer_1", (work_key(role), index_key(role)), (conversation, turn)) for role in roles]
+    await store.functions(calls)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One turn in a worker's hands. `cause` is written into the log when the turn is taken.
+
+    `claim`: new. `handback`: a peer gave it back in order. `retry`: its owner died, or this worker did.
+    """
+
+    id: str
+    conversation: str
+    turn: int
+    cause: str
+
+
+class WorkQueue:
+    """The work stream of one role, as one consumer sees it.
+
+    `consumer` is stable over restarts of a worker, so that it finds what it left pending.
+    """
+
+    def __init__(self, store: Store, role: Role, consumer: str, *, lease_s: float) -> None:
+        self.role = role
+        self.consumer = consumer
+        self.stream = work_key(role)
+        self.keys = (self.stream, index_key(role))
+        self._store = store
+        self._lease_ms = int(lease_s * 1000)
+        # Blocking reads have a connection of their own: nothing may stand in a queue behind one.
+        self._blocking = Store(store.url, connections=1, timeout_s=BLOCK_S + TIMEOUT_S)
+
+    async def pending(self, count: int) -> list[Claim]:
+        """What this consumer holds already: left by its predecessor, or by a read whose reply was lost."""
+        found = await self._grouped(self._store, ("COUNT", count, "STREAMS", self.stream, "0"))
+        return self._claims(_of_stream(found), "retry")
+
+    async def wait(self, count: int) -> list[Claim]:
+        """Claim up to `count` new turns; wait for one at most `BLOCK_S`."""
+        options = ("COUNT", count, "BLOCK", int(BLOCK_S * 1000), "STREAMS", self.stream, ">")
+        return self._claims(_of_stream(await self._grouped(self._blocking, options)), None)
+
+    async def reclaim(self, count: int) -> list[Claim]:
+        """Take up to `count` turns over from owners that have not refreshed them for a lease."""
+        command = ("XAUTOCLAIM", self.stream, GROUP, self.consumer, self._lease_ms, "0", "COUNT", count)
+        try:
+            found = await self._store.call(*command)
+        except StoreError as error:
+            await self._heal(error)
+            return []
+        return self._claims(found[1], "retry")
+
+    async def refresh(self, ids: Sequence[str]) -> list[str]:
+        """Keep these claims for another lease; the ids among them that are somebody else's now."""
+        args = (GROUP, self.consumer, *ids)
+        lost = await insist(self._store, "parley_refresh_1", (self.stream,), args)
+        return [claim_id.decode() for claim_id in lost]
+
+    async def done(self, claim: Claim) -> bool:
+        """The turn needs no more work. False if the claim was lost."""
+        return await self._finish("parley_done_1", claim)
+
+    async def handback(self, claim: Claim) -> bool:
+        """Offer the turn again to whoever has room. False if the claim was lost."""
+        return await self._finish("parley_handback_1", claim)
+
+    async def bury(self, claim: Claim, reason: str) -> None:
+        """Leave a note, ids and reason only, of a turn that failed for good."""
+        fields = ("role", self.role.value, "conversation", claim.conversation, "turn", claim.turn)
+        await self._store.call("XADD", DEAD, "MAXLEN", "~", DEAD_LETTERS, "*", *fields, "reason", reason)
+
+    async def close(self) -> None:
+        """Close the connection of the blocking reads."""
+        await self._blocking.close()
+
+    async def _finish(self, function: str, claim: Claim) -> bool:
+        args = (GROUP, self.consumer, claim.id, claim.conversation, claim.turn)
+        return bool(await insist(self._store, function, self.keys, args))
+
+    async def _grouped(self, store: Store, options: Sequence[str | int]) -> Reply:
+        try:
+            return await store.call("XREADGROUP", "GROUP", GROUP, self.consumer, *options)
+        except StoreError as error:
+            await self._heal(error)
+            return None
+
+    async def _heal(self, error: StoreError) -> None:
+        if "NOGROUP" not in str(error):
+            raise error
+        try:
+            # From the start, never from `$`: what was offered before the group existed must be seen.
+            await self._store.call("XGROUP", "CREATE", self.stream, GROUP, "0", "MKSTREAM")
+        except StoreError as already:
+            if "BUSYGROUP" not in str(already):
+                raise
+
+    def _claims(self, found: Reply, cause: str | None) -> list[Claim]:
+        claims = []
+        for entry_id, flat in found or ():
+            if flat:  # An entry that was deleted while it was pending has no fields.
+                fields = dict(zip(flat[::2], flat[1::2], strict=True))
+                claims.append(
+                    Claim(
+                        entry_id.decode(),
+                        fields[b"conversation"].decode(),
+                        int(fields[b"turn"]),
+                        cause or fields[b"cause"].decode(),
+                    )
+                )
+        return claims
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What a worker says of itself, for edges and people."""
+
+    name: str
+    role: Role
+    engine: str
+    reason: str
+    slots: int
+    voices: tuple[tuple[str, str], ...] = ()
+    """Pairs of voice and language (a BCP 47 tag)."""
+
+    def dump(self, attached: int) -> str:
+        """As it stands in `worker:{name}`."""
+        return json.dumps(
+            {
+                "name": self.name,
+                "role": self.role.value,
+                "engine": self.engine,
+                "reason": self.reason,
+                "slots": self.slots,
+                "attached": attached,
+                "voices": [{"name": name, "language": language} for name, language in self.voices],
+            }
+        )
+
+
+class Heartbeat(threading.Thread):
+    """Refreshes claims and the worker's announcement each quarter of the lease.
+
+    A thread with a connection of its own, so that no model call can hold it up. `held` answers with the ids
+    to refresh; `lost` is called, in this thread, with those that are somebody else's now.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        announcement: Announcement,
+        *,
+        lease_s: float,
+        held: Callable[[], Sequence[str]],
+        lost: Callable[[str], None],
+    ) -> None:
+        super().__init__(name="heartbeat", daemon=True)
+        self._announcement = announcement
+        self._lease_s = lease_s
+        self._held = held
+        self._lost = lost
+        self._ended = threading.Event()
+        self._redis = redis.Redis.from_url(
+            url, protocol=2, socket_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
+        )
+
+    def run(self) -> None:
+        """Beat until `stop`. An error is logged and the next beat tries again."""
+        period_s = self._lease_s / 4
+        while not self._ended.is_set():
+            started = time.monotonic()
+            try:
+                self._beat()
+            except (redis.RedisError, OSError) as error:
+                log.warning("cannot refresh claims: %s", error)
+            self._ended.wait(max(0.0, period_s - (time.monotonic() - started)))
+
+    def stop(self) -> None:
+        """End the thread and withdraw the announcement, as far as Redis answers."""
+        self._ended.set()
+        self.join()
+        try:
+            self._redis.delete(worker_key(self._announcement.name))
+            self._redis.srem(WORKERS, self._announcement.name)
+        except (redis.RedisError, OSError) as error:
+            log.debug("the announcement lapses by itself: %s", error)
+        self._redis.close()
+
+    def _beat(self) -> None:
+        held = list(self._held())
+        name = self._announcement.name
+        lease_ms = int(self._lease_s * 1000)
+        self._redis.set(worker_key(name), self._announcement.dump(len(held)), px=lease_ms)
+        self._redis.sadd(WORKERS, name)
+        for start in range(0, len(held), REFRESH_AT_ONCE):
+            ids = held[start : start + REFRESH_AT_ONCE]
+            stream = work_key(self._announcement.role)
+            for lost in self._redis.fcall("parley_refresh_1", 1, stream, GROUP, name, *ids):
+                self._lost(lost.decode())
+
+
+def _of_stream(found: Reply) -> Reply:
+    return found[0][1] if found else ()
