@@ -1,0 +1,95 @@
+"""The edge's part in the tests of workers: it opens turns and offers them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import pytest
+
+from shared.hold import new_conversation
+from shared.keys import MAX_TURN_BYTES, Role, log_key, session_key
+from shared.log import LogWriter, read_log
+from shared.settings import Settings
+from shared.store import Store
+from shared.wire import Address, Chunk, Entry, Log, Open, UtteranceEnd, new_tag
+from shared.work import offer
+from workers.stage import Handler, Stage
+
+Running = Callable[..., AbstractAsyncContextManager[Stage]]
+
+
+class Desk:
+    """One conversation as its edge session has it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.conversation = new_conversation()
+        self.tag = new_tag()
+
+    def writer(self, log: Log, turn: int, tag: str | None = None) -> LogWriter:
+        """A writer of one turn of one log; without a tag, the session's own."""
+        key = log_key(self.conversation, log)
+        return LogWriter(
+            self.store, key, turn, tag or self.tag, max_turn_bytes=MAX_TURN_BYTES[log], ttl_s=120
+        )
+
+    async def hold(self) -> None:
+        """Hold the session's lease."""
+        await self.store.call("SET", session_key(self.conversation), self.tag, "PX", 60_000)
+
+    async def ask(self, turn: int, settings: Open | None = None, *roles: Role) -> None:
+        """A turn of a tenth of a second of silence, offered to both roles or to those given."""
+        await self.hold()
+        chunk = Chunk(0, bytes(3200))
+        await self.writer(Log.AUDIO, turn).append(settings or Open(), chunk, UtteranceEnd("client", 1600))
+        await offer(self.store, roles or tuple(Role), self.conversation, turn)
+
+    async def read(self, log: Log, turn: int) -> list[Entry]:
+        """What stands in a log for one turn."""
+        return await read_log(self.store, log_key(self.conversation, log), Address(turn, 0), turn)
+
+    async def ended(self, log: Log, turn: int) -> bool:
+        """Whether the turn is final in that log."""
+        entries = await self.read(log, turn)
+        return bool(entries) and entries[-1].final
+
+
+@pytest.fixture
+def desk(store: Store) -> Desk:
+    """A conversation."""
+    return Desk(store)
+
+
+@pytest.fixture
+def settings(redis_url: str) -> Settings:
+    """Quick scripted engines and a short lease."""
+    return Settings.from_env(
+        {
+            "REDIS_URL": redis_url,
+            "LEASE_S": "0.4",
+            "STALL_S": "0.5",
+            "DRAIN_S": "5",
+            "SCRIPT_FIRST_TOKEN_MS": "20",
+            "SCRIPT_INTER_TOKEN_MS": "5",
+            "SCRIPT_TTS_MS": "5",
+        }
+    )
+
+
+@pytest.fixture
+async def running(store: Store, settings: Settings) -> AsyncIterator[Running]:
+    """Runs a stage over a handler, and drains it at the end of the block."""
+
+    @asynccontextmanager
+    async def run(handler: Handler, name: str = "test") -> AsyncIterator[Stage]:
+        stage = Stage(settings, store, handler, name)
+        task = asyncio.create_task(stage.run())
+        try:
+            yield stage
+        finally:
+            stage.drain()
+            await task
+
+    yield run
