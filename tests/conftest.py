@@ -9,10 +9,15 @@ from pathlib import Path
 
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 
 from deploy.embedded import start_server
 from shared.reader import Reader
 from shared.store import Store
+
+# A busy machine is slow; that is no property of what is tested.
+settings.register_profile("parley", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("parley")
 
 AUDIO = Path(__file__).parent / "audio"
 WITHIN_S = 20.0

@@ -1,0 +1,389 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.playout import KEPT_TURNS, Playout
+from shared.wire import Address
+
+LEAD_MS = 300.0
+FRAME_MS = 100.0
+
+
+def filled(count: int, *, turn: int = 1, paced: bool = True, lead_ms: float = LEAD_MS) -> Playout[str]:
+    """A playout with that many frames of 100 ms in line, called `1-0`, `1-1` …"""
+    playout: Playout[str] = Playout(lead_ms, paced=paced)
+    add(playout, turn, range(count))
+    return playout
+
+
+def add(playout: Playout[str], turn: int, seqs: range) -> None:
+    for seq in seqs:
+        assert playout.push(Address(turn, seq), f"{turn}-{seq}", FRAME_MS)
+
+
+def play(playout: Playout[str], now_ms: float) -> Iterator[tuple[float, str]]:
+    """Every item with the time it leaves at, each taken at the moment it is due."""
+    while (due_ms := playout.next_due_ms(now_ms)) is not None:
+        now_ms = due_ms
+        yield from ((now_ms, item) for item in playout.due(now_ms))
+
+
+# ---- order and dedupe
+
+
+def test_frames_leave_in_the_order_of_their_addresses() -> None:
+    playout = filled(3, paced=False)
+    add(playout, 2, range(2))
+    assert playout.due(0.0) == ["1-0", "1-1", "1-2", "2-0", "2-1"]
+    assert playout.due(1000.0) == []
+
+
+def test_a_frame_that_was_there_before_is_dropped_and_so_is_one_from_before_it() -> None:
+    playout = filled(3)
+    assert not playout.push(Address(1, 2), "again", FRAME_MS)
+    assert not playout.push(Address(1, 0), "again", FRAME_MS)
+    assert not playout.push(Address(0, 9), "older", FRAME_MS)
+    assert playout.frames == 3
+    assert [item for _, item in play(playout, 0.0)] == ["1-0", "1-1", "1-2"]
+    assert not playout.push(Address(1, 2), "again", FRAME_MS)
+
+
+def test_addresses_may_have_holes_for_entries_that_are_no_frames() -> None:
+    playout: Playout[str] = Playout(LEAD_MS, paced=False)
+    assert playout.push(Address(1, 1), "a", FRAME_MS) and playout.push(Address(1, 5), "b", FRAME_MS)
+    assert playout.due(0.0) == ["a", "b"]
+
+
+# ---- pace
+
+
+def test_paced_frames_leave_at_most_the_lead_ahead_of_real_time() -> None:
+    times = [when for when, _ in play(filled(6), 1000.0)]
+    assert times == [1000.0, 1000.0, 1000.0, 1100.0, 1200.0, 1300.0]
+
+
+def test_without_pacing_everything_leaves_at_once() -> None:
+    assert [when for when, _ in play(filled(6, paced=False), 1000.0)] == [1000.0] * 6
+
+
+def test_without_a_lead_each_frame_leaves_when_the_one_before_it_was_heard() -> None:
+    assert [when for when, _ in play(filled(4, lead_ms=0.0), 0.0)] == [0.0, 100.0, 200.0, 300.0]
+
+
+def test_a_frame_longer_than_the_lead_leaves_when_the_listener_has_nothing_left() -> None:
+    playout: Playout[str] = Playout(LEAD_MS)
+    for seq in range(3):
+        playout.push(Address(1, seq), str(seq), 1000.0)
+    assert [when for when, _ in play(playout, 0.0)] == [0.0, 1000.0, 2000.0]
+
+
+def test_a_caller_that_wakes_late_does_not_let_the_clock_drift() -> None:
+    playout = filled(6)
+    playout.due(0.0)
+    assert playout.due(130.0) == ["1-3"]  # 30 ms late, and the listener still had 170 ms
+    assert playout.next_due_ms(130.0) == 200.0
+    assert playout.next_due_ms(250.0) == 250.0
+
+
+def test_nothing_is_due_when_nothing_waits() -> None:
+    playout: Playout[str] = Playout(LEAD_MS)
+    assert playout.next_due_ms(5.0) is None
+    assert playout.due(5.0) == []
+
+
+def test_an_item_of_no_duration_leaves_right_behind_the_frames_before_it() -> None:
+    playout = filled(5)
+    playout.push(Address(1, 5), "end", 0.0)
+    assert playout.frames == 5
+    assert list(play(playout, 0.0))[-2:] == [(200.0, "1-4"), (200.0, "end")]
+    assert playout.heard_ms(1, 10_000.0) == 500.0
+
+
+def test_pacing_may_change_while_frames_wait() -> None:
+    playout = filled(6)
+    assert len(playout.due(0.0)) == 3
+    playout.paced = False
+    assert playout.next_due_ms(0.0) == 0.0
+    assert playout.due(0.0) == ["1-3", "1-4", "1-5"]
+    assert playout.heard_ms(1, 250.0) == 250.0
+
+
+def test_the_backlog_is_the_speech_that_waits() -> None:
+    playout = filled(5)
+    assert (playout.backlog_ms, playout.frames) == (500.0, 5)
+    playout.due(0.0)
+    assert (playout.backlog_ms, playout.frames) == (200.0, 2)
+    list(play(playout, 0.0))
+    assert (playout.backlog_ms, playout.frames) == (0.0, 0)
+
+
+# ---- what was heard
+
+
+@pytest.mark.parametrize("paced", [True, False])
+def test_what_has_left_is_heard_by_the_clock_and_not_before(paced: bool) -> None:
+    playout = filled(3, paced=paced)
+    playout.due(1000.0)
+    heard = [playout.heard_ms(1, now_ms) for now_ms in (1000.0, 1050.0, 1299.0, 1300.0, 9000.0)]
+    assert heard == [0.0, 50.0, 299.0, 300.0, 300.0]
+
+
+def test_what_waits_is_not_heard_however_late_it_is() -> None:
+    playout = filled(6)
+    playout.due(0.0)
+    assert playout.heard_ms(1, 5000.0) == 300.0
+
+
+def test_after_an_underrun_the_clock_goes_on_from_the_late_frame() -> None:
+    playout = filled(1)
+    playout.due(0.0)
+    add(playout, 1, range(1, 3))
+    assert playout.due(500.0) == ["1-1", "1-2"]
+    assert playout.heard_ms(1, 500.0) == 100.0
+    assert playout.heard_ms(1, 550.0) == 150.0
+    assert playout.heard_out_ms(1, 550.0) == 700.0
+
+
+def test_turns_follow_each_other_on_one_clock() -> None:
+    playout = filled(2, paced=False)
+    add(playout, 2, range(2))
+    playout.due(0.0)
+    assert (playout.heard_ms(1, 250.0), playout.heard_ms(2, 250.0)) == (200.0, 50.0)
+    assert (playout.heard_out_ms(1, 0.0), playout.heard_out_ms(2, 0.0)) == (200.0, 400.0)
+
+
+def test_a_turn_is_finished_when_all_of_it_has_left_and_was_heard() -> None:
+    playout = filled(4)
+    playout.due(0.0)
+    assert not playout.finished(1, 10_000.0)  # a frame still waits
+    assert playout.heard_out_ms(1, 0.0) is None
+    playout.due(100.0)
+    assert not playout.finished(1, 399.0)
+    assert playout.finished(1, 400.0)
+    assert playout.heard_ms(1, 400.0) == 400.0
+
+
+def test_a_turn_without_speech_is_finished_at_once() -> None:
+    playout: Playout[str] = Playout(LEAD_MS)
+    assert playout.finished(1, 5.0)
+    playout.push(Address(1, 0), "end", 0.0)
+    assert not playout.finished(1, 5.0)
+    assert playout.due(5.0) == ["end"]
+    assert playout.finished(1, 5.0)
+    assert playout.heard_ms(1, 5.0) == 0.0
+
+
+# ---- the client's own report
+
+
+def test_a_report_puts_right_what_was_heard_and_the_clock_goes_on_from_it() -> None:
+    playout = filled(3, paced=False)
+    playout.due(0.0)
+    assert playout.report(1, 50.0, 200.0)
+    assert playout.heard_ms(1, 200.0) == 50.0
+    assert playout.heard_ms(1, 300.0) == 150.0
+    assert playout.heard_out_ms(1, 300.0) == 450.0
+    assert playout.report(1, 280.0, 300.0)
+    assert playout.heard_ms(1, 310.0) == 290.0
+
+
+def test_a_report_is_never_believed_beyond_what_has_left() -> None:
+    playout = filled(6)
+    playout.due(0.0)
+    assert playout.report(1, 86_400_000.0, 10.0)
+    assert playout.heard_ms(1, 10.0) == 300.0
+    assert playout.heard_ms(1, 10_000.0) == 300.0
+    assert playout.due(100.0) == ["1-3"]
+    assert playout.heard_ms(1, 10_000.0) == 400.0
+
+
+def test_a_report_does_not_change_the_pace() -> None:
+    playout = filled(6)
+    playout.due(0.0)
+    playout.report(1, 0.0, 90.0)
+    assert playout.next_due_ms(90.0) == 100.0
+    playout.report(1, 300.0, 95.0)
+    assert playout.next_due_ms(95.0) == 100.0
+
+
+def test_frames_that_leave_after_a_report_are_heard_after_those_before_it() -> None:
+    playout = filled(4)
+    playout.due(0.0)
+    playout.report(1, 0.0, 90.0)  # the listener began 90 ms late: to be heard until 390
+    playout.due(100.0)
+    assert playout.heard_out_ms(1, 100.0) == 490.0
+
+
+def test_a_report_on_an_unknown_turn_is_refused() -> None:
+    assert not filled(1).report(2, 10.0, 0.0)
+    assert filled(1).report(1, 10.0, 0.0)
+
+
+# ---- flush
+
+
+def test_a_flush_clears_what_waits_and_counts_its_frames() -> None:
+    playout = filled(6)
+    playout.push(Address(1, 6), "end", 0.0)
+    playout.due(0.0)
+    assert playout.flush(1, 50.0) == 3
+    assert (playout.frames, playout.backlog_ms, playout.next_due_ms(50.0)) == (0, 0.0, None)
+    assert playout.flush(1, 60.0) == 0
+
+
+def test_what_was_not_heard_before_a_flush_is_never_heard() -> None:
+    playout = filled(6)
+    playout.due(0.0)
+    playout.flush(1, 50.0)
+    assert playout.heard_ms(1, 10_000.0) == 50.0
+    assert playout.report(1, 300.0, 60.0)
+    assert playout.heard_ms(1, 60.0) == 50.0
+    assert playout.finished(1, 60.0)
+
+
+def test_frames_of_a_flushed_turn_that_come_later_are_refused() -> None:
+    playout = filled(2)
+    playout.flush(1, 0.0)
+    assert not playout.push(Address(1, 2), "late", FRAME_MS)
+    assert playout.push(Address(2, 0), "2-0", FRAME_MS)
+    assert playout.due(0.0) == ["2-0"]
+
+
+def test_a_turn_can_be_flushed_before_its_first_frame() -> None:
+    playout: Playout[str] = Playout(LEAD_MS)
+    assert playout.flush(3, 0.0) == 0
+    assert not playout.push(Address(3, 0), "late", FRAME_MS)
+    assert not playout.push(Address(2, 0), "older", FRAME_MS)
+    assert playout.push(Address(4, 0), "next", FRAME_MS)
+
+
+def test_the_answer_after_a_flush_does_not_wait_for_what_was_cleared() -> None:
+    playout = filled(6)
+    playout.due(0.0)
+    playout.flush(1, 50.0)
+    add(playout, 2, range(4))
+    assert playout.due(50.0) == ["2-0", "2-1", "2-2"]
+    assert playout.heard_ms(2, 150.0) == 100.0
+
+
+def test_a_flush_leaves_a_later_turn_as_it_is() -> None:
+    playout = filled(2)
+    add(playout, 2, range(3))
+    assert playout.due(0.0) == ["1-0", "1-1", "2-0"]
+    assert playout.flush(1, 250.0) == 0
+    assert (playout.heard_ms(1, 250.0), playout.heard_ms(2, 250.0)) == (200.0, 50.0)
+    assert (playout.frames, playout.backlog_ms, playout.next_due_ms(0.0)) == (2, 200.0, 100.0)
+
+
+# ---- after a resume
+
+
+def test_frames_that_the_client_holds_count_as_heard_and_are_not_sent() -> None:
+    playout: Playout[str] = Playout(LEAD_MS)
+    assert playout.held(Address(1, 0), FRAME_MS) and playout.held(Address(1, 1), FRAME_MS)
+    assert not playout.held(Address(1, 1), FRAME_MS)
+    assert not playout.push(Address(1, 1), "1-1", FRAME_MS)
+    assert playout.heard_ms(1, 0.0) == 200.0
+    assert playout.finished(1, 0.0)
+    add(playout, 1, range(2, 3))
+    assert playout.due(0.0) == ["1-2"]
+    assert playout.heard_ms(1, 40.0) == 240.0
+
+
+def test_how_far_old_turns_were_heard_is_forgotten() -> None:
+    playout: Playout[str] = Playout(LEAD_MS, paced=False)
+    for turn in range(1, KEPT_TURNS + 2):
+        add(playout, turn, range(1))
+        playout.due(0.0)
+    assert playout.heard_ms(1, 10_000.0) == 0.0
+    assert playout.heard_ms(2, 10_000.0) == FRAME_MS
+
+
+def test_a_turn_of_which_frames_still_wait_is_not_forgotten() -> None:
+    playout = filled(4, lead_ms=0.0)
+    for turn in range(2, KEPT_TURNS + 3):
+        add(playout, turn, range(1))
+    assert [item for _, item in play(playout, 0.0)][:5] == ["1-0", "1-1", "1-2", "1-3", "2-0"]
+    assert playout.heard_ms(1, 10_000.0) == 400.0
+
+
+# ---- in general
+
+durations = st.floats(1.0, 400.0, allow_nan=False)
+arrivals = st.lists(st.tuples(st.integers(0, 2), durations, st.floats(0.0, 500.0)), min_size=1, max_size=40)
+
+
+@given(arrivals=arrivals, lead_ms=st.floats(0.0, 1000.0), paced=st.booleans())
+def test_every_frame_leaves_once_in_order_and_never_too_far_ahead(
+    arrivals: list[tuple[int, float, float]], lead_ms: float, paced: bool
+) -> None:
+    """Frames of several turns come after pauses of any length; the caller wakes whenever something is due."""
+    playout: Playout[tuple[Address, float]] = Playout(lead_ms, paced=paced)
+    left: list[Address] = []
+    pushed: list[Address] = []
+    now_ms = plays_until_ms = 0.0
+    turn = seq = 1
+
+    def take(now_ms: float) -> None:
+        nonlocal plays_until_ms
+        for address, duration_ms in playout.due(now_ms):
+            left.append(address)
+            ahead_ms = max(plays_until_ms, now_ms) + duration_ms - now_ms
+            if paced:
+                assert ahead_ms <= max(lead_ms, duration_ms) + 1e-6
+            plays_until_ms = now_ms + ahead_ms
+
+    for turns_on, duration_ms, pause_ms in arrivals:
+        later_ms = now_ms + pause_ms
+        while (due_ms := playout.next_due_ms(now_ms)) is not None and due_ms <= later_ms:
+            now_ms = due_ms
+            take(now_ms)
+        now_ms = later_ms
+        turn, seq = turn + turns_on, seq + 1
+        pushed.append(Address(turn, seq))
+        assert playout.push(pushed[-1], (pushed[-1], duration_ms), duration_ms)
+        take(now_ms)
+    while (due_ms := playout.next_due_ms(now_ms)) is not None:
+        now_ms = due_ms
+        take(now_ms)
+    assert left == pushed
+    assert playout.backlog_ms == playout.frames == 0
+    assert playout.heard_out_ms(turn, now_ms) == pytest.approx(max(now_ms, plays_until_ms))
+    total_ms = sum(duration_ms for turns_on, duration_ms, _ in _last_turn(arrivals))
+    assert playout.heard_ms(turn, plays_until_ms + 1e-6) == pytest.approx(total_ms)
+
+
+def _last_turn(arrivals: list[tuple[int, float, float]]) -> list[tuple[int, float, float]]:
+    begins = max((place for place, (turns_on, *_) in enumerate(arrivals) if turns_on), default=0)
+    return arrivals[begins:]
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["push", "due", "report", "flush"]), st.floats(0.0, 400.0)), max_size=60
+    )
+)
+def test_what_was_heard_never_exceeds_what_has_left(steps: list[tuple[str, float]]) -> None:
+    playout: Playout[float] = Playout(LEAD_MS)
+    turn, seq, now_ms, left_ms = 1, 0, 0.0, 0.0
+    for step, value in steps:
+        if step == "push":
+            seq += 1
+            assert playout.push(Address(turn, seq), value, value)
+        elif step == "due":
+            now_ms += value
+            left_ms += sum(playout.due(now_ms))
+        elif step == "report":
+            playout.report(turn, value, now_ms)
+        else:
+            before_ms = playout.heard_ms(turn, now_ms)
+            playout.flush(turn, now_ms)
+            assert playout.heard_ms(turn, now_ms + value) == before_ms
+            turn, seq, left_ms = turn + 1, 0, 0.0
+        heard = [playout.heard_ms(turn, now_ms + later_ms) for later_ms in (0.0, 1.0, 50.0, 500.0)]
+        assert heard == sorted(heard)
+        assert -1e-6 <= heard[0] and heard[-1] <= left_ms + 1e-6
