@@ -233,7 +233,7 @@ _APOSTROPHES = "'’"  # noqa: RUF001
 
 _IN_ADDRESS = re.compile(r"(?:https?:|www\.|@)\S*\Z", re.IGNORECASE)
 _LIST_NUMBER = re.compile(r"(?:\A|\n)\W*\d{1,3}\Z")  # opens the piece, or a line
-_WHOLE_WORDS = re.compile(r".*\S(?=\s)", re.DOTALL)
+_WHOLE_WORDS = re.compile(r".*[^\s.．](?=\s)", re.DOTALL)  # noqa: RUF001
 
 # Abbreviations with a full stop that are no words without it: "no.", "sat." and "may." end a sentence. The
 # dotted ones ("e.g.", "p.m.", "z.B.") need no place here: each of their full stops follows a single letter.
@@ -258,7 +258,7 @@ def _full_stop_ends(before: str, following: str) -> bool:
 
 
 def _dash_ends(mark: str, before: str, following: str) -> bool:
-    """ "well-known" and "Mon–Fri" are words; "Yes—I", "Yes – I", "Yes - I" and "Yes -- I" hold a dash."""  # noqa: RUF002
+    """No dash is in "well-known" and "Mon–Fri"; one is in "Yes—I", "Yes – I", "Yes - I" and "Yes -- I"."""  # noqa: RUF002
     before = before.rstrip(mark)  # a dash may be typed as several
     words = before.rstrip(" ")
     spaces = (words != before) + following.isspace()
@@ -292,7 +292,8 @@ def _whole_words(text: str) -> int:
     """Where the last whole word ends; 0: nowhere, or there is nothing to be spoken before.
 
     A word is whole when white space follows: a token may be a piece of a word, and after a mark a word may go
-    on as well ("don't", "3.5", "well-known").
+    on as well ("don't", "3.5", "well-known"). A full stop that ended no sentence keeps its word with the next
+    one ("Dr. Jones", "2. Eggs").
     """
     words = _WHOLE_WORDS.match(text)
     return words.end() if words and speakable(words.group()) else 0
