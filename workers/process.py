@@ -28,11 +28,10 @@ def main(role: str, make_handler: Callable[[Settings], Handler]) -> int:
     logs.configure(settings.log_level, role)
     try:
         handler = make_handler(settings)
+        uvloop.run(_work(settings, handler, role))
     except SettingsError as error:
         log.error("bad setting: %s", error)
         return EX_CONFIG
-    try:
-        uvloop.run(_work(settings, handler, role))
     except ParleyError as error:
         log.error("%s", error)
         return 1

@@ -5,17 +5,26 @@ Knows no voice library: each engine is one module, imported only when it is aske
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
+
+from shared.errors import EngineError, SettingsError
+from shared.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """A voice as clients name it, and the language it speaks (a BCP 47 tag)."""
+    """A voice as clients name it, and a language it speaks (a BCP 47 tag)."""
 
     name: str
     language: str
+
+    def speaks(self, language: str) -> bool:
+        """Whether `language` means this voice's: `en` every kind of English, `en-GB` only that one."""
+        mine, asked = self.language.lower(), language.lower()
+        return mine == asked or mine.startswith(asked + "-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +47,8 @@ class Synthesizer(Protocol):
     default_voice: str
 
     def voices(self) -> tuple[Voice, ...]:
-        """Every voice that the engine speaks with, the default one first."""
+        """Every voice that the engine speaks with, the default one first, and of each language the one that
+        it is spoken with unless another is asked for. A voice of two languages stands here twice."""
         ...
 
     def synthesize_speech_streaming(self, request: SpeechRequest) -> AsyncGenerator[bytes, None]:
@@ -52,3 +62,52 @@ class Synthesizer(Protocol):
     async def synthesize_speech(self, request: SpeechRequest) -> bytes:
         """The whole chunk at once, PCM16 mono 24 kHz. Raises `EngineError`."""
         ...
+
+
+def load(name: str, settings: Settings) -> tuple[Synthesizer, str]:
+    """The engine that `TTS_ENGINE` names, and one plain line: which one was taken, and why.
+
+    Blocks while the engine loads. Raises `SettingsError` for a name that no engine has, `EngineError` for an
+    engine that cannot be loaded.
+    """
+    match name:
+        case "auto":
+            from workers.tts.engines.espeak import Espeak
+
+            return Espeak(), "espeak, the embedded engine: TTS_ENGINE is auto"
+        case "espeak":
+            from workers.tts.engines.espeak import Espeak
+
+            return Espeak(), "espeak: TTS_ENGINE asks for it"
+        case "scripted":
+            from workers.tts.engines.scripted import Scripted
+
+            return Scripted(settings), "scripted: TTS_ENGINE asks for it"
+    raise SettingsError(f"TTS_ENGINE is {name!r}; expected auto, espeak or scripted")
+
+
+def choose_voice(voices: Iterable[Voice], request: SpeechRequest) -> Voice:
+    """The voice that a request means, out of what an engine's `voices()` says.
+
+    A voice by its name, and a language besides only if that voice speaks it; a language alone by the first
+    voice that speaks it; neither by the first of all. Raises `EngineError` where there is none.
+    """
+    named = [voice for voice in voices if request.voice in (None, voice.name)]
+    if not named:
+        raise EngineError(f"there is no voice {request.voice!r}")
+    for voice in named:
+        if request.language is None or voice.speaks(request.language):
+            return voice
+    who = "no voice speaks" if request.voice is None else f"the voice {request.voice!r} does not speak"
+    raise EngineError(f"{who} the language {request.language!r}")
+
+
+def says_something(text: str) -> bool:
+    """Whether there is anything in a text to speak: a letter or a digit of any script."""
+    return any(map(str.isalnum, text))
+
+
+async def whole_speech(engine: Synthesizer, request: SpeechRequest) -> bytes:
+    """The speech of a chunk as a whole, from an engine that makes it in pieces."""
+    async with aclosing(engine.synthesize_speech_streaming(request)) as pieces:
+        return b"".join([piece async for piece in pieces])
