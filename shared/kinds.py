@@ -19,9 +19,11 @@ ROLES = ("edge", "redis", "llm", "tts")
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """`expected` completes the sentence "expected …"; the value of a `secret` is shown to nobody."""
+    """`expected` completes the sentence "expected …", `bounds` is short for it in a table; the value of a
+    `secret` is shown to nobody."""
 
     expected: str
+    bounds: str
     parse: Callable[[str], Any]
     show: Callable[[Any], str] = str
     secret: bool = False
@@ -35,7 +37,7 @@ def whole(low: int, high: int) -> Kind:
             raise ValueError
         return int(text)
 
-    return Kind(f"a whole number from {low} to {high}", parse)
+    return Kind(f"a whole number from {low} to {high}", f"{low} to {high}", parse)
 
 
 def number(low: float, high: float, unit: str) -> Kind:
@@ -47,7 +49,8 @@ def number(low: float, high: float, unit: str) -> Kind:
             raise ValueError
         return value
 
-    return Kind(f"a number from {low:g} to {high:g} ({unit})", parse, lambda value: f"{value:g}")
+    bounds = f"{low:g} to {high:g} {unit}"
+    return Kind(f"a number from {bounds}", bounds, parse, lambda value: f"{value:g}")
 
 
 def one_of(*words: str) -> Kind:
@@ -58,16 +61,16 @@ def one_of(*words: str) -> Kind:
             raise ValueError
         return text.lower()
 
-    return Kind(f"{', '.join(words[:-1])} or {words[-1]}", parse)
+    return Kind(f"{', '.join(words[:-1])} or {words[-1]}", ", ".join(words), parse)
 
 
-def _matching(pattern: str, expected: str) -> Kind:
+def _matching(pattern: str, expected: str, bounds: str) -> Kind:
     def parse(text: str) -> str:
         if not re.fullmatch(pattern, text):
             raise ValueError
         return text
 
-    return Kind(expected, parse)
+    return Kind(expected, bounds, parse)
 
 
 def _parse_flag(text: str) -> bool:
@@ -115,29 +118,39 @@ def mask_password(text: str) -> str:
     return re.sub(r"(?<=://)([^@/]*?):[^/]*@", r"\1:***@", text)
 
 
-FLAG = Kind("1 or 0", _parse_flag, lambda value: "1" if value else "0")
+FLAG = Kind("1 or 0", "1, 0", _parse_flag, lambda value: "1" if value else "0")
 PORT = whole(1, 65535)
-FOLDER = Kind("a folder", Path)
-HOST = _matching(r"[^\s/]+", "a host name or an address")
-NAME = _matching(r"[A-Za-z0-9._-]{1,100}", "at most 100 letters, digits, '.', '_' and '-'")
+FOLDER = Kind("a folder", "a folder", Path)
+HOST = _matching(r"[^\s/]+", "a host name or an address", "a name or an address")
+NAME = _matching(
+    r"[A-Za-z0-9._-]{1,100}", "at most 100 letters, digits, '.', '_' and '-'", "letters, digits, . _ -"
+)
 STRINGS = Kind(
     'a JSON list of strings, as ["Hello", "!"]',
+    '["TEXT", …]',
     _parse_strings,
     lambda strings: json.dumps(strings, ensure_ascii=False),
 )
 REDIS_URL = Kind(
-    "a URL as redis://:password@host:6379/0, rediss://host or unix:///path", _parse_redis_url, mask_password
+    "a URL as redis://:password@host:6379/0, rediss://host or unix:///path",
+    "redis://, rediss://, unix://",
+    _parse_redis_url,
+    mask_password,
 )
 CONCURRENCY = Kind(
-    f"role=count with commas between them, a role being {', '.join(ROLES)}", _parse_concurrency
+    f"role=count with commas between them, a role being {', '.join(ROLES)}",
+    "ROLE=COUNT,…",
+    _parse_concurrency,
 )
 ORIGINS = Kind(
     "origins with commas between them, as https://example.org,http://localhost:3000",
+    "ORIGIN,…",
     lambda text: _parse_list(text.lower(), r"https?://[^/\s,?#@]+"),
     ",".join,
 )
 API_KEYS = Kind(
     "keys with commas between them, each 8 to 128 letters, digits and any of !#$%&'*+.^_`|~-",
+    "KEY,… (8 to 128 long)",
     # The characters of a token in RFC 9110: a key also travels as the name of a WebSocket subprotocol.
     lambda text: _parse_list(text, r"[A-Za-z0-9!#$%&'*+.^_`|~-]{8,128}"),
     lambda keys: "1 key" if len(keys) == 1 else f"{len(keys)} keys",

@@ -25,13 +25,17 @@ _FRAMES = 8
 def configure(level: str, process: str) -> None:
     """Send every record of at least `level` to stderr; `process` names this process in each line.
 
-    Under Honcho the process is named as Honcho names it, as `llm.2`. Called again, it replaces what was set.
+    Under Honcho the process is named as Honcho names it, as `llm.2`. Called again, it replaces what it set.
     """
+    root = logging.getLogger()
+    for before in [each for each in root.handlers if isinstance(each.formatter, _OneLine)]:
+        root.removeHandler(before)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_OneLine(os.environ.get("HONCHO_PROCESS_NAME") or process))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    root.addHandler(handler)
+    root.setLevel(level.upper())
     for name in _QUIET:
-        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
 
 class bind:

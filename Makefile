@@ -1,0 +1,72 @@
+# Parley's commands. `make` alone lists them.
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+# Where `make run` starts from; all settings: `make settings`.
+PORT ?= 8000
+CONCURRENCY ?= all=1
+DRAIN_S ?= 3
+
+PYTHON ?= python3.12 python3.11 python3
+PYTHON_FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
+PINNED := deploy/constraints.txt
+# A virtual environment whose Python has gone is no virtual environment.
+STALE := $(if $(wildcard $(BIN)/python),,FORCE)
+
+.DEFAULT_GOAL := help
+.PHONY: help run settings test check format bench clean FORCE
+
+help: ## list the commands
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+	@echo
+	@echo '  make run PORT=9000 CONCURRENCY=llm=2,tts=3   another port, more workers'
+	@echo '  make run PYTHON=/usr/bin/python3.11          which Python to make $(VENV) with (3.11 or 3.12)'
+
+run: $(VENV)/base ## start everything, and stop it on Ctrl-C
+	@export PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONUNBUFFERED=1 \
+		PORT='$(PORT)' CONCURRENCY='$(CONCURRENCY)' DRAIN_S='$(DRAIN_S)'; \
+	python -m deploy.cli settings --check && \
+	exec python -m honcho start --no-prefix --port "$$PORT" --concurrency "$$CONCURRENCY"
+
+settings: $(VENV)/base ## print every setting: its value, default, bounds and meaning
+	@$(BIN)/python -m deploy.cli settings
+
+test: $(VENV)/dev ## run the tests; ARGS='-k log -x' are pytest's
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/dev ## check format, lint and types
+	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m mypy
+
+format: $(VENV)/dev ## put the source into its format
+	@$(BIN)/python -m ruff format .
+	@$(BIN)/python -m ruff check --fix .
+
+bench: $(VENV)/dev ## measure the latencies
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+clean: ## remove what the other commands made, but no data
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/base: pyproject.toml $(PINNED) $(STALE)
+	@if ! $(BIN)/python -c '$(PYTHON_FITS)' 2>/dev/null; then \
+		for python in $(PYTHON); do \
+			if $$python -c '$(PYTHON_FITS)' 2>/dev/null; then found=$$python; break; fi; \
+		done; \
+		if [ -z "$$found" ]; then \
+			echo 'Parley needs Python 3.11 or 3.12; found none as: $(PYTHON). Name one: make PYTHON=…' >&2; exit 1; \
+		fi; \
+		$$found -m venv --clear $(VENV) || { rm -rf $(VENV); exit 1; }; \
+	fi
+	@echo 'Installing into $(VENV) (once, about a minute) …'
+	@$(PIP) install --constraint $(PINNED) --editable .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/base
+	@echo 'Installing what the tests and checks need …'
+	@$(PIP) install --constraint $(PINNED) --editable '.[dev]'
+	@touch $@
