@@ -7,12 +7,13 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+
+from deploy import child
 
 ROOT = Path(__file__).parent.parent
 MODULES = {"edge": "edge", "llm": "workers.llm", "tts": "workers.tts"}
@@ -29,14 +30,9 @@ class Process:
         self.env = dict(env)
         self.log = log
         with log.open("ab") as output:
-            self._popen = subprocess.Popen(
-                [sys.executable, "-m", MODULES[role]],
-                cwd=ROOT,
-                env={**os.environ, **env},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
+            # It ends with the test run, however that ends.
+            self._popen = child.start(
+                [sys.executable, "-m", MODULES[role]], environ={**os.environ, **env}, output=output
             )
 
     @property

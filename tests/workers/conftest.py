@@ -17,6 +17,15 @@ from shared.wire import Address, Chunk, Entry, Log, Open, UtteranceEnd, new_tag
 from shared.work import offer
 from workers.stage import Handler, Stage
 
+QUICK = {
+    "LEASE_S": "0.4",
+    "STALL_S": "0.5",
+    "DRAIN_S": "5",
+    "SCRIPT_FIRST_TOKEN_MS": "20",
+    "SCRIPT_INTER_TOKEN_MS": "5",
+    "SCRIPT_TTS_MS": "5",
+}
+
 Running = Callable[..., AbstractAsyncContextManager[Stage]]
 
 
@@ -63,28 +72,18 @@ def desk(store: Store) -> Desk:
 
 
 @pytest.fixture
-def settings(redis_url: str) -> Settings:
+def settings() -> Settings:
     """Quick scripted engines and a short lease."""
-    return Settings.from_env(
-        {
-            "REDIS_URL": redis_url,
-            "LEASE_S": "0.4",
-            "STALL_S": "0.5",
-            "DRAIN_S": "5",
-            "SCRIPT_FIRST_TOKEN_MS": "20",
-            "SCRIPT_INTER_TOKEN_MS": "5",
-            "SCRIPT_TTS_MS": "5",
-        }
-    )
+    return Settings.from_env(QUICK)
 
 
 @pytest.fixture
-async def running(store: Store, settings: Settings) -> AsyncIterator[Running]:
-    """Runs a stage over a handler, and drains it at the end of the block."""
+async def running(store: Store) -> AsyncIterator[Running]:
+    """Runs a stage over a handler, with other settings if need be, and drains it at the end of the block."""
 
     @asynccontextmanager
-    async def run(handler: Handler, name: str = "test") -> AsyncIterator[Stage]:
-        stage = Stage(settings, store, handler, name)
+    async def run(handler: Handler, name: str = "test", **env: str) -> AsyncIterator[Stage]:
+        stage = Stage(Settings.from_env({**QUICK, **env}), store, handler, name)
         task = asyncio.create_task(stage.run())
         try:
             yield stage

@@ -1,0 +1,126 @@
+"""The routes of an edge: the socket, the page, and how it is.
+
+/ws        the protocol, in JSON or with ?encoding=msgpack
+/healthz   200 while this process serves
+/readyz    200 when a turn that begins now would be answered
+/          the page
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.websockets import WebSocket
+
+from edge.auth import Gate, subprotocol
+from edge.protocols import messages
+from edge.protocols.encoding import Encoding
+from edge.room import ROLE_NAMES
+from edge.services import Services
+from edge.session import Session
+from edge.sessions import Sessions
+from shared.errors import ClientError
+from shared.keys import Role
+
+log = logging.getLogger(__name__)
+
+PAGE = Path(__file__).parent / "page"
+
+INTERNAL_ERROR = 1011
+
+_STATUS = {"unauthorized": 401, "overloaded": 503}
+"""How a refused handshake is answered; anything else is 400."""
+
+
+class App:
+    """The endpoints, over the services of this edge."""
+
+    def __init__(self, services: Services, sessions: Sessions) -> None:
+        self._services = services
+        self._sessions = sessions
+        self._gate = Gate(services.settings)
+
+    def routes(self) -> Starlette:
+        """The ASGI application."""
+        return Starlette(
+            routes=[
+                WebSocketRoute("/ws", self._ws),
+                Route("/healthz", self._healthz),
+                Route("/readyz", self._readyz),
+                Mount("/", StaticFiles(directory=PAGE, html=True)),
+            ],
+            lifespan=self._lifespan,
+        )
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        running = asyncio.create_task(self._services.run(), name="services")
+        yield
+        running.cancel()
+        await asyncio.wait([running])
+
+    async def _ws(self, socket: WebSocket) -> None:
+        try:
+            encoding = _encoding(socket)
+            self._gate.check(socket.headers)
+            with self._sessions.place():
+                await socket.accept(subprotocol=subprotocol(socket.headers))
+                await self._talk(socket, encoding)
+        except ClientError as error:
+            await socket.send_denial_response(_refusal(error))
+
+    async def _talk(self, socket: WebSocket, encoding: Encoding) -> None:
+        session = Session(self._services, socket, encoding)
+        try:
+            with self._sessions.running(session):
+                await session.run()
+        except Exception:
+            # The boundary: whatever a client may have caused ends its own session and nothing else.
+            log.exception("a session broke")
+            with contextlib.suppress(RuntimeError, OSError):
+                await socket.close(INTERNAL_ERROR)
+
+    async def _healthz(self, _: Request) -> Response:
+        return JSONResponse({"status": "ok", "sessions": len(self._sessions)})
+
+    async def _readyz(self, _: Request) -> Response:
+        room = self._services.room
+        missing = room.missing()
+        body = {
+            "ready": room.ready,
+            "redis": room.reachable,
+            "missing": ROLE_NAMES[missing] if missing else None,
+            "engines": room.engines(),
+            "voices": len(room.voices()),
+            "workers": {
+                ROLE_NAMES[role]: [worker.name for worker in room.workers if worker.role is role]
+                for role in Role
+            },
+        }
+        return JSONResponse(body, status_code=200 if room.ready else 503)
+
+
+def _encoding(socket: WebSocket) -> Encoding:
+    asked = socket.query_params.get("encoding", Encoding.JSON.value)
+    try:
+        return Encoding(asked)
+    except ValueError:
+        raise ClientError("unsupported", "encoding is json or msgpack") from None
+
+
+def _refusal(error: ClientError) -> Response:
+    headers = {}
+    if error.retry_after_ms is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after_ms / 1000))
+    status = _STATUS.get(error.code, 400)
+    return JSONResponse(messages.error(error), status_code=status, headers=headers)

@@ -1,0 +1,93 @@
+"""The effective settings of one conversation: defaults, what `configure` changed, what one turn overrides.
+
+Pure. Knows neither whether a voice exists nor how a setting is obeyed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from edge.protocols.native import (
+    AudioChunk,
+    Configure,
+    InputFormat,
+    OutputFormat,
+    Pacing,
+    TurnDetection,
+)
+from shared.audio import INPUT_RATE
+from shared.wire import Open
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """The whole set, named as in `configure`. `None` stands for a default that somebody else has."""
+
+    voice: str | None = None
+    language: str | None = None
+    speed: float = 1.0
+    prompt: str | None = None
+    input_format: InputFormat = InputFormat.F32LE
+    input_sample_rate: int = INPUT_RATE
+    output_format: OutputFormat = OutputFormat.WAV
+    turn_detection: TurnDetection = TurnDetection.NONE
+    silence_ms: float | None = None
+    interrupt: bool = True
+    echo_cancelled: bool = True
+    pacing: Pacing = Pacing.REALTIME
+    max_reply_tokens: int = 256
+    temperature: float = 0.2
+    top_p: float = 0.95
+    seed: int | None = None
+
+    def changed(self, message: Configure) -> Configuration:
+        """With what a client asked for; an empty text goes back to the default."""
+        given: dict[str, Any] = {name: value for name, value in asdict(message).items() if value is not None}
+        for name in [name for name, value in given.items() if value == ""]:
+            given[name] = None
+        return replace(self, **given)
+
+    def for_utterance(self, message: AudioChunk) -> Configuration:
+        """With what an utterance asks for itself."""
+        return self.changed(Configure(voice=message.voice, prompt=message.prompt, speed=message.speed))
+
+    def opening(self, *, text: str | None = None, chunk_id: str | None = None) -> Open:
+        """The first entry of a turn under these settings."""
+        return Open(
+            voice=self.voice,
+            language=self.language,
+            speed=self.speed,
+            prompt=self.prompt,
+            max_reply_tokens=self.max_reply_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=self.seed,
+            text=text,
+            chunk_id=chunk_id,
+        )
+
+    def dump(self) -> dict[str, object]:
+        """As a map of plain values, for a message or for Redis."""
+        return {name: str(value) if isinstance(value, str) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def load(cls, raw: Mapping[str, Any]) -> Configuration:
+        """What `dump` wrote. Settings that another version knew are passed over."""
+        names = {field.name for field in fields(cls)}
+        return cls(
+            **{
+                name: _KINDS[name](value) if name in _KINDS else value
+                for name, value in raw.items()
+                if name in names
+            }
+        )
+
+
+_KINDS: dict[str, Callable[[str], Any]] = {
+    "input_format": InputFormat,
+    "output_format": OutputFormat,
+    "turn_detection": TurnDetection,
+    "pacing": Pacing,
+}

@@ -1,0 +1,181 @@
+"""Carries out what the state machine decides: offers and closings in Redis, and the deadline of an answer.
+
+Owns the order of a conversation's side effects. Decides nothing about turns itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Sequence
+from functools import partial
+
+from edge.clerk import Clerk
+from edge.conversation import Close, Effect, Offer
+from edge.dialogue import Dialogue
+from edge.downlink import Downlink
+from edge.keeper import Keeping
+from edge.room import overloaded
+from edge.services import Services
+from shared.errors import ClientError, StoreError, StoreFull
+from shared.hold import Hold, Standing
+from shared.keys import Role, log_key, session_key
+from shared.log import close_turn, trim_log
+from shared.wire import Closed, Log
+from shared.work import offer
+
+log = logging.getLogger(__name__)
+
+DEADLINE_S = 30.0
+"""How long nothing may come of a turn before it is given up."""
+
+SILENT_S = 3.0
+"""How long nothing may come of a turn before it is made sure that Redis still knows of it."""
+
+TELL_WITHIN_S = 3.0
+"""How long the log may take to bring a failure back, before the client is told without it."""
+
+KEPT_SPEECH_TURNS = 2
+KEPT_AUDIO_TURNS = 4
+
+RETRY_S = (0.05, 1.0)
+
+LATE = ClientError("deadline", "no answer came in time; ask again", retryable=True)
+
+
+class Director:
+    """The side effects of one conversation, in order."""
+
+    def __init__(self, services: Services, keeping: Keeping, dialogue: Dialogue, clerk: Clerk) -> None:
+        self.downlink: Downlink
+        """Set by the session that makes both."""
+        self.established = False
+        self._services = services
+        self._keeping = keeping
+        self._dialogue = dialogue
+        self._clerk = clerk
+        self._closing_audio: asyncio.Future[None] | None = None
+        self._failing: dict[int, tuple[float, ClientError]] = {}
+
+    @property
+    def _hold(self) -> Hold:
+        return self._keeping.hold
+
+    def establish(self) -> None:
+        """Write, or write again, what another session would need to take the conversation over."""
+        if not self.established:
+            self.established = True
+            self._services.keeper.add(self._keeping)
+        self._clerk.add("meta", self._write_meta)
+
+    def carry_out(self, effects: Sequence[Effect], failure: ClientError | None = None) -> None:
+        """Carry effects out, in order. What keeps frames in takes effect before this returns."""
+        for effect in effects:
+            match effect:
+                case Offer(turn=turn):
+                    opened = self._dialogue.notes(turn).opened
+                    self._clerk.add(f"offer of turn {turn}", partial(self._offer, turn, opened))
+                case Close():
+                    self._close(effect, failure)
+        if effects:
+            self.downlink.rest()
+
+    async def audio_closed(self) -> None:
+        """Wait until no closing of an utterance stands between the log and the next one."""
+        if self._closing_audio is not None:
+            await self._closing_audio
+            self._closing_audio = None
+
+    def fail(self, turn: int, error: ClientError, *, unwritten: bool = False) -> None:
+        """End a turn by an error: closed in the logs, and told to the client even if Redis is gone.
+
+        `unwritten`: its utterance may not stand in the log to its end.
+        """
+        effects = self._dialogue.conversation.broken(turn, "failed", unwritten=unwritten)
+        if effects:
+            tell_within_s = TELL_WITHIN_S if self._services.room.reachable else 0.0
+            self._failing[turn] = (time.monotonic() + tell_within_s, error)
+            self.carry_out(effects, error)
+
+    def silent(self) -> int | None:
+        """The turn that is being answered, if nothing has come of it for a while."""
+        turn = self._dialogue.conversation.awaited
+        if turn is None or time.monotonic() - self._dialogue.notes(turn).moved_at < SILENT_S:
+            return None
+        return turn
+
+    async def tick(self) -> None:
+        """Look, about each second, at what takes too long."""
+        now = time.monotonic()
+        silent = self.silent()
+        if silent is not None and now - self._dialogue.notes(silent).moved_at > DEADLINE_S:
+            self.fail(silent, LATE)
+        for turn, (due, error) in list(self._failing.items()):
+            if self.downlink.has_ended(turn):
+                del self._failing[turn]
+            elif now >= due:
+                del self._failing[turn]
+                await self.downlink.end(turn, error)
+
+    def _close(self, effect: Close, failure: ClientError | None) -> None:
+        heard = self.downlink.cut(effect.turn, whole=effect.whole)
+        failed = failure if effect.reason == "failed" else None
+        closed = Closed(
+            effect.reason,
+            heard_ms=heard.ms,
+            heard_text=heard.text,
+            cleared_frames=None if effect.reason == "heard" else heard.cleared_frames,
+            code=failed.code if failed else None,
+            message=failed.message if failed else None,
+            retryable=failed.retryable if failed else None,
+        )
+        logs = (Log.TEXT, Log.SPEECH, *((Log.AUDIO,) if effect.utterance_too else ()))
+        # Whoever waits to offer this turn must not: nothing of it will be answered.
+        self._dialogue.notes(effect.turn).opened.set()
+        done = self._clerk.add(
+            f"closing of turn {effect.turn}", partial(self.write_closed, effect.turn, closed, logs)
+        )
+        if effect.utterance_too:
+            self._closing_audio = done
+
+    async def _write_meta(self) -> None:
+        settings = self._dialogue.configuration.dump()
+        if await self._hold.begin(self._dialogue.token, settings) is Standing.LOST:
+            self._keeping.lost()
+
+    async def write_closed(self, turn: int, closed: Closed, logs: Sequence[Log]) -> None:
+        """Close the turn in some of its logs. Raises `TurnTaken` and `StoreError`."""
+        await close_turn(
+            self._services.store,
+            [log_key(self._dialogue.id, each) for each in logs],
+            turn,
+            self._hold.tag,
+            closed,
+            ttl_s=self._services.keeper.lease.keys_s,
+            session_key=session_key(self._dialogue.id),
+        )
+
+    async def _offer(self, turn: int, opened: asyncio.Event) -> None:
+        conversation = self._dialogue.conversation
+        await opened.wait()
+        delay_s = RETRY_S[0]
+        while conversation.lives(turn):
+            try:
+                await offer(self._services.store, Role, self._dialogue.id, turn)
+                break
+            except StoreFull:
+                self.fail(turn, overloaded("there is no room for another turn"))
+                return
+            except StoreError as error:
+                log.debug("the offer of turn %d waits: %s", turn, error)
+            await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
+            delay_s = min(delay_s * 2, RETRY_S[1])
+        await self._trim(turn)
+
+    async def _trim(self, turn: int) -> None:
+        """Drop turns that are no longer needed, now that this one has begun."""
+        for log_, kept in ((Log.SPEECH, KEPT_SPEECH_TURNS), (Log.AUDIO, KEPT_AUDIO_TURNS)):
+            if turn > kept - 1:
+                await trim_log(self._services.store, log_key(self._dialogue.id, log_), turn - kept + 1)

@@ -1,0 +1,145 @@
+"""An edge as a process: the listening socket, uvicorn, signals, drain, exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+
+import uvicorn
+import uvloop
+
+from edge.app import App
+from edge.auth import check_listening
+from edge.keeper import Keeper
+from edge.room import Room
+from edge.services import Services
+from edge.sessions import Sessions
+from shared import logs
+from shared.errors import ParleyError, SettingsError
+from shared.keys import conversation_ttl_s
+from shared.reader import Reader
+from shared.settings import EX_CONFIG, Settings, load, redis_url
+from shared.store import Store
+
+log = logging.getLogger(__name__)
+
+REDIS_WAIT_S = 30.0
+
+UNREAD_TIMEOUT_MS = 10_000
+"""After how long the kernel gives up a connection whose peer does not take what was sent."""
+
+PING_S = 20.0
+
+ABOVE_LIMIT_BYTES = 64 << 10
+"""By how much a message may be too large and still be answered by `error`; beyond, the socket is closed."""
+
+
+def main() -> int:
+    """Run an edge until SIGTERM or SIGINT; its exit status. 78 means a setting that cannot be used."""
+    settings = load()
+    logs.configure(settings.log_level, "edge")
+    try:
+        check_listening(settings)
+        return uvloop.run(_serve(settings))
+    except SettingsError as error:
+        log.error("bad setting: %s", error)
+        return EX_CONFIG
+    except (ParleyError, OSError) as error:
+        log.error("%s", error)
+        return 1
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """The listening socket; port 0 takes any. Raises `OSError`."""
+    family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listening = socket.socket(family, kind, proto)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Accepted sockets inherit it. Without it a client that vanished, or never reads, is held for ever.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_TIMEOUT_MS)
+        listening.bind(address)
+    except OSError as error:
+        listening.close()
+        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from None
+    return listening
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with the signals left to us: it would end by the signal, and drop every socket at once."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+    def stop_accepting(self) -> None:
+        """Take no more connections; those that are open go on."""
+        for server in self.servers:
+            server.close()
+
+
+def make_server(services: Services, sessions: Sessions) -> Server:
+    """The server of an edge, not yet listening."""
+    config = uvicorn.Config(
+        App(services, sessions).routes(),
+        ws="websockets-sansio",
+        ws_max_size=services.settings.max_message_bytes + ABOVE_LIMIT_BYTES,
+        ws_per_message_deflate=False,
+        ws_ping_interval=PING_S,
+        ws_ping_timeout=PING_S,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+    )
+    return Server(config)
+
+
+def make_services(settings: Settings, store: Store) -> Services:
+    """The process-wide parts of an edge; the application runs them."""
+    ttl_s = conversation_ttl_s(settings.resume_window_s)
+    return Services(settings, store, Reader(store), Room(store), Keeper(store, resume_ttl_s=ttl_s))
+
+
+async def _serve(settings: Settings) -> int:
+    logging.getLogger("uvicorn.error").addFilter(_without_traceback)
+    listening = listen(settings.host, settings.port)
+    store = Store(await asyncio.to_thread(redis_url, settings, REDIS_WAIT_S))
+    services, sessions = make_services(settings, store), Sessions(settings.max_conversations)
+    server = make_server(services, sessions)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    serving = asyncio.create_task(server.serve(sockets=[listening]), name="serve")
+    telling = asyncio.create_task(_tell_when_ready(settings, services.room), name="ready")
+    waits = [asyncio.create_task(stop.wait()), asyncio.create_task(services.broken.wait())]
+    await asyncio.wait({serving, *waits}, return_when=asyncio.FIRST_COMPLETED)
+    if not serving.done():
+        server.stop_accepting()
+        await sessions.drain(settings.drain_s)
+        server.should_exit = True
+    await serving
+    for task in (telling, *waits):
+        task.cancel()
+    await store.close()
+    return 1 if services.broken.is_set() else 0
+
+
+async def _tell_when_ready(settings: Settings, room: Room) -> None:
+    await room.until_ready()
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    sys.stdout.write(f"Parley is ready: http://{host}:{settings.port} ({'; '.join(room.reasons())})\n")
+    sys.stdout.flush()
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """A client that sends broken UTF-8 is worth a line, not a traceback."""
+    if record.exc_info and isinstance(record.exc_info[1], UnicodeDecodeError):
+        record.exc_info = None
+    return True

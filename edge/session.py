@@ -1,0 +1,310 @@
+"""One WebSocket and the conversation that it holds, from `connection` to the close.
+
+    socket ─> receive ─> decode ─> uplink ─> audio log, state machine ─> director ─> offers, closings
+    socket <─ outlet <─ downlink <─ text log, speech log
+
+Owns the tasks of a session and their end. A lost socket ends the session, not the conversation: whoever shows
+its token, here or at another edge, resumes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+
+from starlette.websockets import WebSocket
+
+from edge.clerk import Clerk
+from edge.configuration import Configuration
+from edge.conversation import Conversation, Offer, State
+from edge.dialogue import Dialogue
+from edge.director import Director
+from edge.downlink import Downlink
+from edge.greeting import server_config
+from edge.outlet import Outlet, SocketGone
+from edge.protocols import messages
+from edge.protocols.encoding import Encoding
+from edge.protocols.native import AudioChunk, ClientMessage, Resume, decode
+from edge.room import overloaded
+from edge.services import Services
+from edge.survey import Survey, survey
+from edge.transcript import Transcript
+from edge.uplink import Uplink
+from shared.errors import ClientError, LogError, StoreError
+from shared.hold import Hold, new_conversation, new_token
+from shared.keys import is_conversation
+from shared.logs import bind
+from shared.wire import Address, Log
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+SEND_WITHIN_S = 10.0
+FINISH_WITHIN_S = 2.0
+"""How long the end of a session waits for what is still to be written."""
+
+NORMAL = 1000
+RESTARTS = 1012
+TAKEN_OVER = 4001
+
+FROM_THE_START = {Log.TEXT: 1, Log.SPEECH: 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why a session ends. `code`: what the socket is closed with, `None` for one that is gone."""
+
+    reason: str
+    code: int | None = None
+
+
+GOODBYE = Ending("goodbye", NORMAL)
+GONE = Ending("the socket is gone")
+STUCK = Ending("the client does not read")
+SUPERSEDED = Ending("resumed on another socket", TAKEN_OVER)
+DRAINED = Ending("the edge stops", RESTARTS)
+
+
+class _Over(Exception):
+    """Raised inside the task group to end it."""
+
+
+class Session:
+    """One accepted WebSocket. `run` it once."""
+
+    def __init__(self, services: Services, socket: WebSocket, encoding: Encoding) -> None:
+        self.hold: Hold = services.keeper.hold(new_conversation())
+        self._services = services
+        self._socket = socket
+        self._encoding = encoding
+        self._outlet = Outlet(socket.send, encoding)
+        self._over: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self._clerk = Clerk(self.lost)
+        self._tasks: asyncio.TaskGroup
+        self._heard_from = False
+        self._unsettled = False
+        self._leaves = False
+        self._assemble(Dialogue(self.hold.conversation, new_token()))
+
+    async def run(self) -> None:
+        """Serve the client until it or this edge goes."""
+        bind(conversation=self._dialogue.id)
+        clerk = asyncio.create_task(self._clerk.run(), name="clerk")
+        try:
+            await self._serve()
+        finally:
+            if not self._over.done():
+                self._over.set_result(GONE)
+            await self._close(self._over.result())
+            clerk.cancel()
+
+    # ---- what others tell the session
+
+    def lost(self) -> None:
+        """Another session has the conversation now: this one ends."""
+        self._end(SUPERSEDED)
+
+    def forgotten(self) -> None:
+        """Redis has lost the meta hash."""
+        self._director.establish()
+
+    def leave(self) -> None:
+        """The client says goodbye."""
+        self._end(GOODBYE)
+
+    def stop(self) -> None:
+        """The edge stops now."""
+        self._end(DRAINED)
+
+    async def go_away(self, deadline_ms: float) -> None:
+        """The edge will stop: tell the client, and end as soon as nothing is being said."""
+        self._leaves = True
+        try:
+            await self._outlet.send(messages.going_away(deadline_ms))
+        except SocketGone:
+            self._end(GONE)
+        if self._dialogue.conversation.state is State.LISTENING:
+            self._end(DRAINED)
+
+    def follow(self) -> None:
+        """A turn begins: see to it that its answer is told."""
+        if not self._downlink.started:
+            self._downlink.start(self._tasks, FROM_THE_START)
+
+    # ---- the session's tasks
+
+    async def _serve(self) -> None:
+        config = server_config(self._services)
+        try:
+            await self._outlet.send(messages.connection(self._dialogue.id, self._dialogue.token, config))
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                tasks.create_task(self._receive(), name="receive")
+                tasks.create_task(self._watch(), name="watch")
+                tasks.create_task(self._tick(), name="tick")
+                await self._over
+                raise _Over
+        except* _Over:
+            pass
+        except* SocketGone:
+            self._end(GONE)
+
+    async def _receive(self) -> None:
+        while True:
+            event = await self._socket.receive()
+            read_at = time.monotonic()
+            if event["type"] == "websocket.disconnect":
+                return self._end(GOODBYE if event.get("code") == NORMAL else GONE)
+            data = event.get("text")
+            await self._take(event["bytes"] if data is None else data, read_at)
+
+    async def _take(self, data: str | bytes, read_at: float) -> None:
+        message: ClientMessage | None = None
+        try:
+            message = decode(data, self._encoding, self._services.settings.max_message_bytes)
+            await self._handle(message, read_at)
+        except ClientError as error:
+            chunk_id = message.chunk_id if isinstance(message, AudioChunk) else None
+            await self._outlet.send(messages.error(error, chunk_id=chunk_id))
+
+    async def _handle(self, message: ClientMessage, read_at: float) -> None:
+        if isinstance(message, Resume) and not self._heard_from:
+            await self._resume(message)
+            return
+        self._heard_from = True
+        if self._unsettled:
+            # By this message the client proves that it has the new token.
+            self._unsettled = False
+            self._clerk.add("the old resume token", self.hold.settle)
+        await self._uplink.handle(message, read_at)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            if self._outlet.held_s > SEND_WITHIN_S:
+                self._end(STUCK)
+            if self._leaves and self._dialogue.conversation.state is State.LISTENING:
+                self._end(DRAINED)
+
+    async def _tick(self) -> None:
+        healed: asyncio.Future[None] | None = None
+        while True:
+            await asyncio.sleep(TICK_S)
+            await self._director.tick()
+            silent = self._director.silent()
+            if silent is not None and (healed is None or healed.done()):
+                # Should Redis have lost its last seconds: the utterance again, and its offer.
+                healed = self._clerk.add("the utterance", self._uplink.confirm)
+                self._director.carry_out([Offer(silent)])
+
+    # ---- resuming
+
+    async def _resume(self, message: Resume) -> None:
+        known = is_conversation(message.conversation_id)
+        # An id that cannot exist is looked up like any other, so that nothing tells the two apart.
+        hold = self._services.keeper.hold(message.conversation_id if known else new_conversation())
+        token = new_token()
+        held = {Log.TEXT: message.after_text, Log.SPEECH: message.after_speech}
+        has = {log_: address for log_, address in held.items() if address is not None}
+        try:
+            resumed = await hold.resume(message.resume_token, token)
+            if resumed is None:
+                raise ClientError("not_found", "no conversation is known by this id and token")
+            await self._services.keeper.tell(resumed.edge, hold)
+            found = await survey(self._services.store, hold.conversation, has)
+            await self._take_over(hold, token, Configuration.load(resumed.settings), found, has)
+        except StoreError as error:
+            log.warning("a conversation cannot be resumed: %s", error)
+            raise overloaded("the conversation cannot be read at the moment") from None
+
+    async def _take_over(
+        self, hold: Hold, token: str, configuration: Configuration, found: Survey, has: dict[Log, Address]
+    ) -> None:
+        bind(conversation=hold.conversation)
+        self.hold = hold
+        conversation = Conversation.restored(found.living, found.last_turn)
+        dialogue = Dialogue(hold.conversation, token, configuration, conversation)
+        cut = found.cut
+        if configuration.interrupt:
+            cut |= {turn for turn, _ in found.living if turn < found.last_turn}
+        self._assemble(dialogue, Transcript(has, cut), input_samples=found.input_samples)
+        self._annotate(dialogue, found)
+        self._director.established = True
+        self._services.keeper.add(self)
+        try:
+            await self._uplink.resume(utterance_open=conversation.hearing)
+        except LogError as error:
+            log.info("the open utterance cannot go on: %s", error)
+            self._director.carry_out(conversation.broken(conversation.turn, "abandoned", unwritten=True))
+        self._heard_from = self._unsettled = True
+        resumed = messages.resumed(hold.conversation, token, found.last_turn, found.input_samples)
+        await self._outlet.send(resumed)
+        log.info("resumed at turn %d", found.last_turn)
+        self._downlink.start(self._tasks, found.follow)
+        self._tasks.create_task(self._finish_what_was_begun(found), name="catch-up")
+
+    def _annotate(self, dialogue: Dialogue, found: Survey) -> None:
+        for turn, opening in found.openings.items():
+            notes = dialogue.notes(turn)
+            voice = self._services.room.voice(opening.voice, opening.language)
+            notes.chunk_id, notes.voice = opening.chunk_id, voice.name if voice else opening.voice
+            notes.output_format = dialogue.configuration.output_format
+        for turn, _ in found.living:
+            dialogue.notes(turn).opened.set()
+
+    async def _finish_what_was_begun(self, found: Survey) -> None:
+        """Do what a predecessor may have left half done, once it is known what the client has of it."""
+        await self._downlink.caught_up(found.tails)
+        conversation = self._dialogue.conversation
+        self._director.carry_out(conversation.resumed(interrupt=self._dialogue.configuration.interrupt))
+
+    # ---- parts and ends
+
+    def _assemble(
+        self, dialogue: Dialogue, transcript: Transcript | None = None, *, input_samples: int = 0
+    ) -> None:
+        self._dialogue = dialogue
+        self._director = Director(self._services, self, dialogue, self._clerk)
+        self._downlink = Downlink(
+            dialogue,
+            self._outlet,
+            self._services.reader,
+            self._director.carry_out,
+            lead_ms=self._services.settings.playout_lead_ms,
+            transcript=transcript,
+        )
+        self._director.downlink = self._downlink
+        self._uplink = Uplink(
+            self._services, self, dialogue, self._director, self._outlet, input_samples=input_samples
+        )
+
+    def _end(self, ending: Ending) -> None:
+        if not self._over.done():
+            self._over.set_result(ending)
+
+    async def _close(self, ending: Ending) -> None:
+        """Close the socket, write what is still to be written, and give the conversation up."""
+        log.debug("the session ends: %s", ending.reason)
+        if ending.code is not None:
+            await self._outlet.close(ending.code, ending.reason)
+        self._services.keeper.remove(self)
+        if not self._director.established or ending is SUPERSEDED:
+            return
+        self._forget_unwritten_turn()
+        if ending is GOODBYE:
+            self._director.carry_out(self._dialogue.conversation.leave())
+        self._clerk.add("the lease", lambda: self.hold.release(ended=ending is GOODBYE))
+        try:
+            await asyncio.wait_for(self._clerk.finish(), FINISH_WITHIN_S)
+        except TimeoutError:
+            log.warning("the session ended before all was written; its lease will lapse")
+
+    def _forget_unwritten_turn(self) -> None:
+        """A turn whose beginning is not known to stand in the log must not be offered."""
+        conversation = self._dialogue.conversation
+        opened = self._dialogue.notes(conversation.turn).opened
+        if conversation.lives(conversation.turn) and not opened.is_set():
+            conversation.withdraw()
+            opened.set()

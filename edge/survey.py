@@ -1,0 +1,125 @@
+"""What the logs say of a conversation that a new session takes over.
+
+Reads only. A turn counts as *living* until it is closed in `text` and in `speech`: that much a predecessor
+may have left to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shared.keys import log_key
+from shared.log import tail
+from shared.store import Arg, Reply, Store
+from shared.wire import Address, Chunk, Closed, Entry, Log, Open, UtteranceEnd
+
+PAGE_ENTRIES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Where a conversation stands. `living`: its unsettled turns in order, each with `utterance open`.
+
+    `follow`: from the start of which turn each log must be folded, so that what a client with `held` has not
+    got is told with the right numbers. `tails`: up to where `text` and `speech` stood. `cut`: turns that were
+    interrupted or failed. `openings`: the first entry of each turn that is told again.
+    """
+
+    last_turn: int
+    input_samples: int
+    living: tuple[tuple[int, bool], ...]
+    follow: dict[Log, int]
+    tails: dict[Log, Address]
+    cut: frozenset[int]
+    openings: dict[int, Open]
+
+
+async def survey(store: Store, conversation: str, held: dict[Log, Address]) -> Survey:
+    """Look at the logs of a conversation. Raises `StoreError`."""
+    keys = {log: log_key(conversation, log) for log in Log}
+    tails = {log: await tail(store, key) for log, key in keys.items()}
+    audio = tails[Log.AUDIO]
+    last_turn = audio.address.turn if audio else 0
+    first = {log: await _first_turn(store, keys[log]) for log in (Log.TEXT, Log.SPEECH)}
+    oldest = _oldest_living([tails[Log.TEXT], tails[Log.SPEECH]], last_turn)
+    speech_from = _from(held.get(Log.SPEECH), first[Log.SPEECH], oldest)
+    # The text of a chunk goes with its first frame, so text is folded from no later than speech is.
+    text_from = min(_from(held.get(Log.TEXT), first[Log.TEXT], oldest), speech_from)
+    told = range(min(text_from, speech_from), last_turn + 1)
+    open_turn = last_turn if audio is not None and not audio.final else None
+    return Survey(
+        last_turn=last_turn,
+        input_samples=await _input_samples(store, keys[Log.AUDIO]),
+        living=tuple((turn, turn == open_turn) for turn in range(oldest, last_turn + 1)),
+        follow={Log.TEXT: text_from, Log.SPEECH: speech_from},
+        tails={log: entry.address for log, entry in tails.items() if entry and log is not Log.AUDIO},
+        cut=await _cut(store, keys[Log.SPEECH], told),
+        openings=await _openings(store, keys[Log.AUDIO], told),
+    )
+
+
+def _from(held: Address | None, first_kept: int, oldest_living: int) -> int:
+    turn = first_kept if held is None else max(held.turn, first_kept)
+    # A client may claim what it likes, but what lives is followed in any case.
+    return max(1, min(turn, oldest_living))
+
+
+def _oldest_living(tails: Sequence[Entry | None], last_turn: int) -> int:
+    """The first turn that some log has not closed; `last_turn + 1` if there is none."""
+    oldest = last_turn + 1
+    for entry in tails:
+        if entry is None:
+            oldest = min(oldest, 1)
+        else:
+            closed = isinstance(entry.payload, Closed)
+            oldest = min(oldest, entry.address.turn + (1 if closed else 0))
+    return oldest
+
+
+async def _first_turn(store: Store, key: str) -> int:
+    found = await store.call("XRANGE", key, "-", "+", "COUNT", 1)
+    return Address.parse(found[0][0]).turn if found else 1
+
+
+async def _cut(store: Store, key: str, turns: Sequence[int]) -> frozenset[int]:
+    """Those of the turns whose last entry says that they were closed before they were heard."""
+    commands: list[list[Arg]] = [["XREVRANGE", key, str(turn), str(turn), "COUNT", 1] for turn in turns]
+    cut = set()
+    for turn, reply in zip(turns, await _all(store, commands), strict=True):
+        entry = _entry(Log.SPEECH, reply)
+        if entry and isinstance(entry.payload, Closed) and entry.payload.reason != "heard":
+            cut.add(turn)
+    return frozenset(cut)
+
+
+async def _openings(store: Store, key: str, turns: Sequence[int]) -> dict[int, Open]:
+    commands: list[list[Arg]] = [["XRANGE", key, str(turn), str(turn), "COUNT", 1] for turn in turns]
+    openings = {}
+    for turn, reply in zip(turns, await _all(store, commands), strict=True):
+        entry = _entry(Log.AUDIO, reply)
+        if entry and isinstance(entry.payload, Open):
+            openings[turn] = entry.payload
+    return openings
+
+
+async def _input_samples(store: Store, key: str) -> int:
+    """Up to where the conversation's input stands in the log."""
+    end = "+"
+    while page := await store.call("XREVRANGE", key, end, "-", "COUNT", PAGE_ENTRIES):
+        for entry_id, flat in page:
+            match Entry.from_fields(Log.AUDIO, entry_id, flat).payload:
+                case Chunk() as chunk:
+                    return chunk.offset_samples + len(chunk.pcm) // 2
+                case UtteranceEnd() as utterance_end:
+                    return utterance_end.input_samples
+        end = f"({page[-1][0].decode()}"
+    return 0
+
+
+async def _all(store: Store, commands: list[list[Arg]]) -> list[Reply]:
+    return await store.call_all(commands) if commands else []
+
+
+def _entry(log: Log, reply: Reply) -> Entry | None:
+    return Entry.from_fields(log, *reply[0]) if reply else None

@@ -1,0 +1,121 @@
+"""The utterance of the newest turn, as it is written into `audio`.
+
+Keeps what it wrote until the next utterance begins, because Redis may forget its last seconds. Turns every
+way in which a log refuses into what the conversation makes of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from edge.dialogue import Dialogue
+from edge.director import LATE, Director
+from edge.keeper import Keeping
+from edge.room import overloaded
+from edge.services import Services
+from shared.errors import LogError, StoreError, StoreFull, TurnBusy, TurnTaken
+from shared.keys import MAX_TURN_BYTES, log_key, session_key
+from shared.log import LogWriter
+from shared.wire import Chunk, Closed, Log, Payload
+
+log = logging.getLogger(__name__)
+
+
+class Utterance:
+    """Writes one utterance after the other."""
+
+    def __init__(self, services: Services, keeping: Keeping, dialogue: Dialogue, director: Director) -> None:
+        self._services = services
+        self._keeping = keeping
+        self._dialogue = dialogue
+        self._director = director
+        self._writer: LogWriter | None = None
+
+    def begin(self) -> None:
+        """The newest turn's utterance begins; nothing of it is written yet."""
+        self._writer = self._new_writer()
+
+    async def resume(self) -> int:
+        """Go on with the newest turn's utterance as it stands in the log: how many samples there are of it.
+
+        Raises `LogError` and `StoreError`.
+        """
+        self._writer = self._new_writer()
+        await self._writer.take("resume")
+        written = [entry.payload for entry in self._writer.entries]
+        return sum(len(payload.pcm) // 2 for payload in written if isinstance(payload, Chunk))
+
+    async def append(self, payloads: Sequence[Payload]) -> bool:
+        """Write what comes next; false if the turn has ended by that, of which the client is told.
+
+        Raises `ClientError` `overloaded` when the turn could not even begin; then it has never been.
+        """
+        writer, turn = self._writer, self._dialogue.conversation.turn
+        if writer is None or not payloads:
+            return True
+        begins = not writer.entries
+        try:
+            await self._write(writer, payloads, begins)
+        except TurnTaken:
+            self._keeping.lost()
+            return False
+        except StoreFull:
+            if begins:
+                self._withdraw(turn)
+                raise overloaded("there is no room for another turn") from None
+            self._director.fail(turn, overloaded("there is no room for more input"), unwritten=True)
+            return False
+        except StoreError:
+            self._director.fail(turn, LATE, unwritten=True)
+            return False
+        except LogError as error:
+            # Somebody closed the turn while the user spoke: the client hears of it from the other logs.
+            log.info("the utterance of turn %d cannot go on: %s", turn, error)
+            effects = self._dialogue.conversation.broken(turn, "abandoned", unwritten=True)
+            self._director.carry_out(effects)
+            return False
+        self._dialogue.notes(turn).opened.set()
+        return True
+
+    async def confirm(self) -> None:
+        """Make sure that the utterance stands in the log to its end, should Redis have forgotten it."""
+        writer = self._writer
+        if writer is None or not writer.entries or writer.turn != self._dialogue.conversation.awaited:
+            return
+        *before, last = writer.entries
+        again = self._new_writer()
+        again.entries = before
+        try:
+            await again.append(last.payload)
+        except (LogError, StoreError) as error:
+            log.debug("the utterance of turn %d cannot be confirmed: %s", writer.turn, error)
+
+    async def _write(self, writer: LogWriter, payloads: Sequence[Payload], begins: bool) -> None:
+        if begins:
+            await self._director.audio_closed()
+        try:
+            await writer.append(*payloads)
+        except TurnBusy:
+            # The utterance before was left open, by a session that died or a Redis that forgot its end.
+            await self._director.write_closed(writer.turn - 1, Closed("superseded"), (Log.AUDIO,))
+            writer.entries.clear()
+            await writer.append(*payloads)
+
+    def _withdraw(self, turn: int) -> None:
+        if self._dialogue.conversation.lives(turn):
+            self._dialogue.conversation.withdraw()
+        self._dialogue.notes(turn).opened.set()
+        self._dialogue.forget(turn)
+        self._writer = None
+
+    def _new_writer(self) -> LogWriter:
+        return LogWriter(
+            self._services.store,
+            log_key(self._dialogue.id, Log.AUDIO),
+            self._dialogue.conversation.turn,
+            self._keeping.hold.tag,
+            max_turn_bytes=MAX_TURN_BYTES[Log.AUDIO],
+            ttl_s=self._services.keeper.lease.keys_s,
+            session_key=session_key(self._dialogue.id),
+        )
