@@ -30,7 +30,6 @@ class Source:
 
     def __init__(self, count: int | None = None) -> None:
         self.made = 0
-        self.begun = threading.Event()
         self.closed = threading.Event()
         self.threads: set[str] = set()
         self._count = count
@@ -38,7 +37,6 @@ class Source:
 
     def __call__(self) -> Iterator[int]:
         self._note()
-        self.begun.set()
         try:
             while self._count is None or self.made < self._count:
                 with self._more:
@@ -184,18 +182,23 @@ async def test_cancelling_the_reader_closes_the_generator(executor: Executor) ->
     assert await asyncio.to_thread(source.closed.wait, PATIENCE_S)
 
 
-async def test_a_generator_still_waiting_for_a_thread_never_begins_once_closed() -> None:
-    release, never = threading.Event(), Source()
+async def test_a_generator_still_waiting_for_a_thread_is_never_made_once_closed() -> None:
+    release, made = threading.Event(), threading.Event()
+
+    def make() -> list[int]:
+        made.set()
+        return []
+
     with ThreadPoolExecutor(max_workers=1) as single:
         occupied = single.submit(release.wait, PATIENCE_S)
-        waiting = asyncio.create_task(anext(offload(never, single)))
+        waiting = asyncio.create_task(anext(offload(make, single)))
         await asyncio.sleep(0)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
         release.set()
         assert await asyncio.wrap_future(occupied)
-    assert not never.begun.is_set()
+    assert not made.is_set()
 
 
 async def test_more_iterators_than_threads_are_read_one_after_another() -> None:

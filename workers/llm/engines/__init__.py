@@ -6,9 +6,12 @@ Knows no model library: each engine is one module, imported only when it is aske
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
+from shared.errors import SettingsError
+from shared.settings import Settings
 from shared.wire import Open, Token
 
 
@@ -45,3 +48,41 @@ class SpeechLM(Protocol):
     async def process_realtime_chunk(self, request: ReplyRequest, audio: bytes) -> str:
         """The whole reply to a whole utterance (PCM16 mono 16 kHz). Raises `EngineError`."""
         ...
+
+
+def load(name: str, settings: Settings) -> tuple[SpeechLM, str]:
+    """The engine that `LLM_ENGINE` names, and one plain line: which one was taken, and why.
+
+    Blocks while the engine loads. Raises `SettingsError` for a name that no engine has, `EngineError` for an
+    engine that cannot be loaded.
+    """
+    match name:
+        case "auto":
+            from workers.llm.engines.parrot import Parrot
+
+            return (
+                Parrot(),
+                "parrot, the embedded engine: LLM_ENGINE is auto",
+            )
+        case "parrot":
+            from workers.llm.engines.parrot import Parrot
+
+            return Parrot(), "parrot: LLM_ENGINE asks for it"
+        case "scripted":
+            from workers.llm.engines.scripted import Scripted
+
+            return Scripted(settings), "scripted: LLM_ENGINE asks for it"
+    raise SettingsError(f"LLM_ENGINE is {name!r}; expected auto, parrot or scripted")
+
+
+async def whole_reply(engine: SpeechLM, request: ReplyRequest, audio: bytes) -> str:
+    """The reply to an utterance that is there as a whole, from an engine that answers in tokens."""
+
+    async def utterance() -> AsyncIterator[bytes]:
+        yield audio
+
+    texts = [token.text for token in request.spoken]
+    async with aclosing(engine.process_chunked_streaming(request, utterance())) as tokens:
+        async for token in tokens:
+            texts.append(token.text)
+    return "".join(texts)
