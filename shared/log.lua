@@ -9,14 +9,15 @@ The turn-addressed log. An entry's id is <turn>-<seq>: turns from 1, seq contigu
 
   every entry begins with           w <writer's tag>  kind <kind>  at <Unix us>  sum <bytes of the turn so far>
 
-  verdict   append                                                 take             close
-  CLOSED    the turn is final, or a later one has begun            the same         a later turn has begun
-  BUSY      the turn before is not final                           the same         -
-  GAP n     entries before seq are missing: write again from n     -                -
-  DUP n     seq holds the caller's own entry, same payload         tail is its own  is closed already, at n
-  TAKEN     the tail, or the session, is another writer's          -                the session is another's
-  FULL      the turn has reached its bound of bytes                -                -
-  OK n      written; n is the next seq                             the same         closed at seq n
+  verdict   append                                             take                close
+  CLOSED    the turn is final, or a later one has begun        the same            a later turn has begun
+  BUSY      the turn before is not final                       the same            -
+  GAP n     entries before seq are missing: write from n on    -                   -
+  DUP n     up to n stand the caller's own, same payloads      tail is its own     is closed already, at n
+  TAKEN     the tail, or the session, is another writer's      tail is another's   the session, or with `owner`
+                                                               after its own       the tail, is another's
+  FULL      the turn has reached its bound of bytes            -                   -
+  OK n      written; n is the next seq                         the same            closed at seq n
 
 T, S are turn and seq of the tail. An empty log has T = 0 and counts as final. `end` and `closed` are final.
 The tail is read from the stream itself: there is no second truth to fall out of step with it.
@@ -24,6 +25,7 @@ The tail is read from the stream itself: there is no second truth to fall out of
 
 local HEAD = 8          -- fields before the payload: w, kind, at, sum and their values
 local TTL_EACH = 64     -- the time to live is set again when seq crosses a multiple of this
+local PAGE = 64         -- entries looked at in one go
 
 local FINAL = { ['end'] = true, ['closed'] = true }
 
@@ -62,23 +64,42 @@ local function size(payload)
   return bytes
 end
 
--- Whether the entry at turn-seq is this writer's, with this kind and payload.
-local function own(key, turn, seq, writer, kind, payload)
-  local id = turn .. '-' .. seq
-  local found = redis.call('XRANGE', key, id, id)[1]
-  if not found then
+local function is_same(fields, writer, entry)
+  if fields[2] ~= writer or fields[4] ~= entry.kind or #fields ~= HEAD + #entry.payload then
     return false
   end
-  local fields = found[2]
-  if fields[2] ~= writer or fields[4] ~= kind or #fields ~= HEAD + #payload then
-    return false
-  end
-  for i = 1, #payload do
-    if fields[HEAD + i] ~= payload[i] then
+  for i = 1, #entry.payload do
+    if fields[HEAD + i] ~= entry.payload[i] then
       return false
     end
   end
   return true
+end
+
+-- The first seq, from the given one on, that does not hold this writer's entry with the same payload.
+local function own_until(key, turn, seq, writer, entries)
+  local found = redis.call('XRANGE', key, turn .. '-' .. seq, turn .. '-' .. (seq + #entries - 1))
+  for i, entry in ipairs(entries) do
+    if not found[i] or not is_same(found[i][2], writer, entry) then
+      return seq + i - 1
+    end
+  end
+  return seq + #entries
+end
+
+-- Whether anything in the turn is this writer's.
+local function has_written(key, turn, writer)
+  local from, page = turn .. '-0', nil
+  repeat
+    page = redis.call('XRANGE', key, from, turn, 'COUNT', PAGE)
+    for _, entry in ipairs(page) do
+      if entry[2][2] == writer then
+        return true
+      end
+      from = '(' .. entry[1]
+    end
+  until #page < PAGE
+  return false
 end
 
 -- ARGV from the given place on: for each entry its number of payload fields, kind, at, payload …
@@ -124,8 +145,11 @@ local function append(keys, argv)
       return { 'GAP', 0 }
     end
   else
-    if seq <= last.seq and own(key, turn, seq, writer, entries[1].kind, entries[1].payload) then
-      return { 'DUP', last.seq + 1 }
+    if seq <= last.seq then
+      local next_seq = own_until(key, turn, seq, writer, entries)
+      if next_seq > seq then
+        return { 'DUP', next_seq }
+      end
     end
     if last.final then
       return { 'CLOSED', 0 }
@@ -173,6 +197,11 @@ local function take(keys, argv)
     end
     if last.writer == writer then
       return { 'DUP', last.seq + 1 }
+    end
+    -- A tag takes a turn once. A take that is executed after its time-out, when another writer has gone on,
+    -- would make the tail its writer's own again, and let in what that writer still has in flight.
+    if has_written(key, turn, writer) then
+      return { 'TAKEN', 0 }
     end
     seq, sum = last.seq + 1, last.sum
   end

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BATCH_BYTES = 256 << 10
+BATCH_ENTRIES = 256
 """What one append carries at the most, so that a long rewrite does not hold the server up."""
 
 GIVE_UP_S = 30.0
@@ -84,13 +85,16 @@ class LogWriter:
     async def take(self, cause: str, worker: str = "") -> None:
         """Make the turn one's own, then read what stands there into `entries`.
 
-        Raises `TurnClosed` and `TurnBusy`, `StoreError` when Redis is gone for too long.
+        Raises `TurnClosed`, `TurnBusy` and `TurnTaken`, `StoreError` when Redis is gone for too long.
         """
         payload = Take(cause, worker).to_fields()
         args: list[Arg] = [self.turn, self.tag, self._ttl_ms, _now_us(), *payload]
         await self._ask("parley_take_1", (self._key,), args)
         # Taken first, read second: nothing can be written under us between the two.
-        self.entries = await read_log(self._store, self._key, Address(self.turn, 0), self.turn)
+        start = Address(self.turn, 0)
+        self.entries = await _persist(
+            lambda: read_log(self._store, self._key, start, self.turn), self._give_up_s
+        )
 
     async def append(self, *payloads: Payload) -> Address:
         """Write the payloads, all or none, as the turn's next entries; the address of the last.
@@ -115,16 +119,12 @@ class LogWriter:
             verdict, next_seq = await self._ask("parley_append_1", self._keys, self._append_args(seq))
             if verdict is Verdict.GAP:
                 log.warning("redis forgot %s from %d-%d on: written again", self._key, self.turn, next_seq)
-            if next_seq > len(self.entries):
-                raise TurnTaken(
-                    f"{self._key} holds entries of turn {self.turn} that its writer does not know"
-                )
             seq = next_seq
 
     def _append_args(self, seq: int) -> list[Arg]:
         args: list[Arg] = [self.turn, seq, self.tag, self._max_turn_bytes, self._ttl_ms]
         size = 0
-        for entry in self.entries[seq:]:
+        for entry in self.entries[seq : seq + BATCH_ENTRIES]:
             payload = entry.payload.to_fields()
             args += [len(payload), entry.payload.kind, entry.at_us, *payload]
             size += sum(map(len, payload))

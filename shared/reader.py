@@ -37,6 +37,9 @@ SUBSCRIBE_AT_ONCE = 200
 PING_S = 1.0
 PONG_WITHIN_S = 2.0
 
+AGAIN_S = (0.05, 0.2)
+"""The pause, at random between these, before a log is read again after an error."""
+
 MISSING_S = (0.05, 8.0)
 """How often, and for how long, an entry that Redis forgot is waited for: its living writer rewrites it."""
 
@@ -126,9 +129,17 @@ class Reader:
 
     def _deliver(self, key: str, data: bytes) -> None:
         followers = self._cursors.get(key)
-        if followers:
+        if not followers:
+            return
+        try:
             entry_id, flat = msgpack.unpackb(data, raw=True)
             entry = Entry.from_fields(log_of(key), entry_id, flat)
+        except (LookupError, TypeError, ValueError, msgpack.UnpackException) as error:
+            # Anybody may publish on a channel. What stands in the log concerns its own readers only.
+            log.warning("%s: a push that cannot be read: %r", key, error)
+            for cursor in followers:
+                cursor.look()
+        else:
             for cursor in followers:
                 cursor.push(entry)
 
@@ -166,6 +177,7 @@ class Cursor:
         self._held_entry: Entry | None = None
         self._ready: deque[Entry] = deque()
         self._behind = True
+        self._stale = False
         self._waiter: asyncio.Future[None] | None = None
 
     @property
@@ -201,6 +213,10 @@ class Cursor:
 
     def push(self, entry: Entry) -> None:
         """Take what was pushed if it is the next entry; otherwise note that something is to be repaired."""
+        if self._behind:
+            # The log, which will be read, has it. To go on from here would skip the look at what is held.
+            self._stale = True
+            return
         if not self._follows(entry):
             if entry.address < self._held or entry == self._held_entry:
                 return
@@ -213,7 +229,7 @@ class Cursor:
 
     def look(self) -> None:
         """Compare with the log at the next chance."""
-        self._behind = True
+        self._behind = self._stale = True
         self._wake()
 
     def close(self) -> None:
@@ -233,44 +249,43 @@ class Cursor:
 
     async def _repair(self) -> None:
         """Read from the entry held, inclusive, and take what follows it. Called with nothing ready."""
-        held = self._held_entry
-        self._behind = False
+        self._stale = False  # until something comes that this read may not have seen
         try:
             found = await read_log(self._store, self.key, self._held, count=PAGE_ENTRIES)
+            if self._held_entry is not None:
+                found = await self._verified(self._held_entry, found)
         except StoreError as error:
             log.debug("cannot read %s yet: %s", self.key, error)
-            self._behind = True
-            await asyncio.sleep(random.uniform(0.05, 0.2))
+            await asyncio.sleep(random.uniform(*AGAIN_S))
             return
-        if len(found) == PAGE_ENTRIES:
-            self._behind = True
-        if held is not None and self._held_entry is held:
-            found = await self._verified(held, found)
         for entry in found:
-            if entry.address <= self._held:
-                continue
-            if not (self._follows(entry) or self._begins(entry)):
-                raise StoryForked(f"{self.key}: {entry.address} stands after {self._held}")
-            self._accept(entry)
+            if entry.address > self._held:
+                if not (self._follows(entry) or self._begins(entry)):
+                    raise StoryForked(f"{self.key}: {entry.address} stands after {self._held}")
+                self._accept(entry)
+            elif self._held_entry is None:
+                self._held_entry = entry
+        self._behind = self._stale or len(found) == PAGE_ENTRIES
 
     def _begins(self, entry: Entry) -> bool:
         """Whether a later turn begins here though the one held is gone: it was trimmed, or never begun."""
         return entry.address.seq == 0 and entry.address.turn > self._held.turn and self._held_entry is None
 
     async def _verified(self, held: Entry, found: list[Entry]) -> list[Entry]:
-        """`found` without its first entry, which must be the one held. Waits for one that Redis forgot."""
+        """`found`, which must begin with the entry held. Waits for one that Redis forgot."""
         give_up_at = time.monotonic() + MISSING_S[1]
         while True:
             if found and found[0].address == held.address:
                 if found[0].writer != held.writer:
                     raise StoryForked(f"{self.key}: another writer stands at {held.address}")
-                return found[1:]
-            if found and found[0].address.seq == 0:
-                # Whole turns are trimmed, so what begins here is the first turn that was kept.
+                return found
+            if held.final and (not found or found[0].address.turn > held.address.turn):
+                return found  # Trimmed or forgotten, its turn was delivered to the end.
+            if found and await self._is_trimmed(held):
                 log.warning("%s was trimmed beyond %s", self.key, held.address)
                 self._held_entry = None
                 return found
-            if time.monotonic() > give_up_at:
+            if found or time.monotonic() > give_up_at:
                 raise StoryForked(f"{self.key}: {held.address} was lost and nobody wrote it again")
             await asyncio.sleep(MISSING_S[0])
             try:
@@ -278,6 +293,11 @@ class Cursor:
             except StoreError as error:
                 log.debug("cannot read %s yet: %s", self.key, error)
                 give_up_at = time.monotonic() + MISSING_S[1]
+
+    async def _is_trimmed(self, held: Entry) -> bool:
+        """Whether nothing is left of the turn of `held`: whole turns are trimmed, but a tail is lost."""
+        turn = held.address.turn
+        return not await read_log(self._store, self.key, Address(turn, 0), turn, count=1)
 
     async def _wait(self, timeout_s: float | None) -> None:
         loop = asyncio.get_running_loop()

@@ -15,8 +15,16 @@ local function present(stream, id)
   return id and #redis.call('XRANGE', stream, id, id) > 0
 end
 
+-- Without a stream or a group there are no claims: Redis forgot them, and they are lost.
 local function is_mine(stream, group, consumer, id)
-  return #redis.call('XPENDING', stream, group, id, id, 1, consumer) > 0
+  local pending = redis.pcall('XPENDING', stream, group, id, id, 1, consumer)
+  if pending.err then
+    if string.find(pending.err, 'NOGROUP', 1, true) then
+      return false
+    end
+    error(pending.err, 0)
+  end
+  return #pending > 0
 end
 
 local function add(stream, index, conversation, turn, cause)
@@ -35,18 +43,21 @@ local function offer(keys, argv)
   return { 1, add(stream, index, conversation, turn, 'claim') }
 end
 
--- refresh  stream | group consumer id…      answers the ids that are lost
+-- refresh  stream | group consumer id…      answers the ids that another has or may claim, and those that are gone
 local function refresh(keys, argv)
   local stream, group, consumer = keys[1], argv[1], argv[2]
-  local lost = {}
+  local lost, gone = {}, {}
   for i = 3, #argv do
-    if is_mine(stream, group, consumer, argv[i]) then
-      redis.call('XCLAIM', stream, group, consumer, 0, argv[i], 'JUSTID')
+    local id = argv[i]
+    if is_mine(stream, group, consumer, id) then
+      redis.call('XCLAIM', stream, group, consumer, 0, id, 'JUSTID')
+    elseif present(stream, id) then
+      lost[#lost + 1] = id
     else
-      lost[#lost + 1] = argv[i]
+      gone[#gone + 1] = id
     end
   end
-  return lost
+  return { lost, gone }
 end
 
 local function finish(stream, index, group, consumer, id, conversation, turn)

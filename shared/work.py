@@ -19,7 +19,7 @@ from redis.retry import Retry
 from shared.errors import StoreError
 from shared.keys import DEAD, DEAD_LETTERS, GROUP, WORKERS, Role, index_key, work_key, worker_key
 from shared.log import insist
-from shared.store import TIMEOUT_S, Reply, Store
+from shared.store import FUNCTION_MISSING, LIBRARY_THERE, TIMEOUT_S, Reply, Store, libraries
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class WorkQueue:
         self._store = store
         self._lease_ms = int(lease_s * 1000)
         # Blocking reads have a connection of their own: nothing may stand in a queue behind one.
-        self._blocking = Store(store.url, connections=1, timeout_s=BLOCK_S + TIMEOUT_S)
+        self._blocking = Store(store.url, timeout_s=BLOCK_S + TIMEOUT_S)
 
     async def pending(self, count: int) -> list[Claim]:
         """What this consumer holds already: left by its predecessor, or by a read whose reply was lost."""
@@ -76,19 +76,27 @@ class WorkQueue:
 
     async def reclaim(self, count: int) -> list[Claim]:
         """Take up to `count` turns over from owners that have not refreshed them for a lease."""
-        command = ("XAUTOCLAIM", self.stream, GROUP, self.consumer, self._lease_ms, "0", "COUNT", count)
-        try:
-            found = await self._store.call(*command)
-        except StoreError as error:
-            await self._heal(error)
-            return []
-        return self._claims(found[1], "retry")
+        claims: list[Claim] = []
+        cursor = b"0-0"
+        while len(claims) < count:
+            options = (self._lease_ms, cursor, "COUNT", count - len(claims))
+            try:
+                found = await self._store.call("XAUTOCLAIM", self.stream, GROUP, self.consumer, *options)
+            except StoreError as error:
+                await self._heal(error)
+                break
+            claims += self._claims(found[1], "retry")
+            # One call looks at ten entries for each asked for: behind many living claims stands a dead one.
+            cursor = found[0]
+            if cursor == b"0-0":
+                break
+        return claims
 
     async def refresh(self, ids: Sequence[str]) -> list[str]:
-        """Keep these claims for another lease; the ids among them that are somebody else's now."""
+        """Keep these claims for another lease; the ids among them that are not this consumer's any more."""
         args = (GROUP, self.consumer, *ids)
-        lost = await insist(self._store, "parley_refresh_1", (self.stream,), args)
-        return [claim_id.decode() for claim_id in lost]
+        lost, gone = await insist(self._store, "parley_refresh_1", (self.stream,), args)
+        return [claim_id.decode() for claim_id in (*lost, *gone)]
 
     async def done(self, claim: Claim) -> bool:
         """The turn needs no more work. False if the claim was lost."""
@@ -101,7 +109,7 @@ class WorkQueue:
     async def bury(self, claim: Claim, reason: str) -> None:
         """Leave a note, ids and reason only, of a turn that failed for good."""
         fields = ("role", self.role.value, "conversation", claim.conversation, "turn", claim.turn)
-        await self._store.call("XADD", DEAD, "MAXLEN", "~", DEAD_LETTERS, "*", *fields, "reason", reason)
+        await self._store.call("XADD", DEAD, "MAXLEN", DEAD_LETTERS, "*", *fields, "reason", reason)
 
     async def close(self) -> None:
         """Close the connection of the blocking reads."""
@@ -175,7 +183,9 @@ class Heartbeat(threading.Thread):
     """Refreshes claims and the worker's announcement each quarter of the lease.
 
     A thread with a connection of its own, so that no model call can hold it up. `held` answers with the ids
-    to refresh; `lost` is called, in this thread, with those that are somebody else's now.
+    to refresh; `lost` is called, in this thread, with those that another worker has or may claim. A claim
+    that is gone altogether is no reason to stop: if Redis forgot it, only this worker can finish the turn,
+    and if a peer was done with it, the log says so.
     """
 
     def __init__(
@@ -227,9 +237,24 @@ class Heartbeat(threading.Thread):
         self._redis.sadd(WORKERS, name)
         for start in range(0, len(held), REFRESH_AT_ONCE):
             ids = held[start : start + REFRESH_AT_ONCE]
-            stream = work_key(self._announcement.role)
-            for lost in self._redis.fcall("parley_refresh_1", 1, stream, GROUP, name, *ids):
-                self._lost(lost.decode())
+            lost, _ = self._refresh(work_key(self._announcement.role), ids)
+            for claim_id in lost:
+                self._lost(claim_id.decode())
+
+    def _refresh(self, stream: str, ids: Sequence[str]) -> Reply:
+        args = (stream, GROUP, self._announcement.name, *ids)
+        try:
+            return self._redis.fcall("parley_refresh_1", 1, *args)
+        except redis.ResponseError as error:
+            if FUNCTION_MISSING not in str(error):
+                raise
+        for source in libraries():
+            try:
+                self._redis.function_load(source)
+            except redis.ResponseError as error:
+                if LIBRARY_THERE not in str(error):
+                    raise
+        return self._redis.fcall("parley_refresh_1", 1, *args)
 
 
 def _of_stream(found: Reply) -> Reply:

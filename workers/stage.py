@@ -85,6 +85,11 @@ class Stage:
         self._draining = False
         self._room = asyncio.Event()
 
+    @property
+    def attached(self) -> int:
+        """How many turns this worker holds."""
+        return len(self._held)
+
     def drain(self) -> None:
         """Claim nothing more, and let `run` come to its end."""
         self._draining = True

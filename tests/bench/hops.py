@@ -66,7 +66,7 @@ async def _pushed(url: str, hops: int) -> list[float]:
 
 
 async def _bare(url: str, hops: int) -> list[float]:
-    writing, reading = Store(url), Store(url, connections=1, timeout_s=5)
+    writing, reading = Store(url), Store(url, timeout_s=5)
 
     async def receive() -> list[float]:
         received, last = [], b"0"
