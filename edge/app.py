@@ -36,8 +36,6 @@ log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page"
 
-INTERNAL_ERROR = 1011
-
 _STATUS = {"unauthorized": 401, "overloaded": 503}
 """How a refused handshake is answered; anything else is 400."""
 
@@ -75,20 +73,11 @@ class App:
             self._gate.check(socket.headers)
             with self._sessions.place():
                 await socket.accept(subprotocol=subprotocol(socket.headers))
-                await self._talk(socket, encoding)
+                session = Session(self._services, socket, encoding)
+                with self._sessions.running(session):
+                    await session.run()
         except ClientError as error:
             await socket.send_denial_response(_refusal(error))
-
-    async def _talk(self, socket: WebSocket, encoding: Encoding) -> None:
-        session = Session(self._services, socket, encoding)
-        try:
-            with self._sessions.running(session):
-                await session.run()
-        except Exception:
-            # The boundary: whatever a client may have caused ends its own session and nothing else.
-            log.exception("a session broke")
-            with contextlib.suppress(RuntimeError, OSError):
-                await socket.close(INTERNAL_ERROR)
 
     async def _healthz(self, _: Request) -> Response:
         return JSONResponse({"status": "ok", "sessions": len(self._sessions)})

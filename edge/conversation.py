@@ -212,7 +212,7 @@ class Conversation:
 
     def _next(self) -> list[Effect]:
         """Offer the head of the line. Offering twice is offering once, so nobody keeps book of it."""
-        return [Offer(self._line[0].number)] if self._line else []
+        return [Offer(self._line[0].number)] if self._line and not self._line[0].ended else []
 
     def _clear(self, reason: str) -> list[Effect]:
         effects: list[Effect] = []

@@ -23,6 +23,7 @@ from edge.heard import heard_text
 from edge.outlet import Outlet
 from edge.playout import Playout
 from edge.protocols import messages
+from edge.protocols.native import Pacing
 from edge.transcript import (
     Broken,
     Complete,
@@ -79,7 +80,8 @@ class Downlink:
         lead_ms: float,
         transcript: Transcript | None = None,
     ) -> None:
-        self.playout: Playout[FrameLine | Complete] = Playout(lead_ms)
+        paced = dialogue.configuration.pacing is Pacing.REALTIME
+        self.playout: Playout[FrameLine | Complete] = Playout(lead_ms, paced=paced)
         self.started = False
         self._dialogue = dialogue
         self._outlet = outlet
@@ -199,6 +201,7 @@ class Downlink:
                 self._dialogue.conversation.spoke(line.turn)
             case Complete(held=True):
                 self._carry_out(self._dialogue.conversation.complete(line.turn), None)
+                self.rest()
             case FrameLine() | Complete():
                 await self._tell_in_time(line)
             case Interrupted():

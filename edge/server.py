@@ -85,6 +85,7 @@ class Server(uvicorn.Server):
 
 def make_server(services: Services, sessions: Sessions) -> Server:
     """The server of an edge, not yet listening."""
+    logging.getLogger("uvicorn.error").addFilter(_without_traceback)
     config = uvicorn.Config(
         App(services, sessions).routes(),
         ws="websockets-sansio",
@@ -108,7 +109,6 @@ def make_services(settings: Settings, store: Store) -> Services:
 
 
 async def _serve(settings: Settings) -> int:
-    logging.getLogger("uvicorn.error").addFilter(_without_traceback)
     listening = listen(settings.host, settings.port)
     store = Store(await asyncio.to_thread(redis_url, settings, REDIS_WAIT_S))
     services, sessions = make_services(settings, store), Sessions(settings.max_conversations)

@@ -46,6 +46,7 @@ FINISH_WITHIN_S = 2.0
 """How long the end of a session waits for what is still to be written."""
 
 NORMAL = 1000
+INTERNAL_ERROR = 1011
 RESTARTS = 1012
 TAKEN_OVER = 4001
 
@@ -65,6 +66,7 @@ GONE = Ending("the socket is gone")
 STUCK = Ending("the client does not read")
 SUPERSEDED = Ending("resumed on another socket", TAKEN_OVER)
 DRAINED = Ending("the edge stops", RESTARTS)
+BROKEN = Ending("an error of this server", INTERNAL_ERROR)
 
 
 class _Over(Exception):
@@ -92,12 +94,11 @@ class Session:
         """Serve the client until it or this edge goes."""
         bind(conversation=self._dialogue.id)
         clerk = asyncio.create_task(self._clerk.run(), name="clerk")
+        ending = DRAINED
         try:
-            await self._serve()
+            ending = await self._serve()
         finally:
-            if not self._over.done():
-                self._over.set_result(GONE)
-            await self._close(self._over.result())
+            await self._close(ending)
             clerk.cancel()
 
     # ---- what others tell the session
@@ -135,10 +136,8 @@ class Session:
 
     # ---- the session's tasks
 
-    async def _serve(self) -> None:
-        config = server_config(self._services)
+    async def _serve(self) -> Ending:
         try:
-            await self._outlet.send(messages.connection(self._dialogue.id, self._dialogue.token, config))
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
                 tasks.create_task(self._receive(), name="receive")
@@ -150,8 +149,15 @@ class Session:
             pass
         except* SocketGone:
             self._end(GONE)
+        except* Exception as errors:
+            # The boundary: whatever a client may have caused ends its own session and nothing else.
+            log.error("the session broke", exc_info=errors)
+            self._end(BROKEN)
+        return self._over.result()
 
     async def _receive(self) -> None:
+        config = server_config(self._services)
+        await self._outlet.send(messages.connection(self._dialogue.id, self._dialogue.token, config))
         while True:
             event = await self._socket.receive()
             read_at = time.monotonic()

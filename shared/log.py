@@ -95,6 +95,9 @@ class LogWriter:
         self.entries = await _persist(
             lambda: read_log(self._store, self._key, start, self.turn), self._give_up_s
         )
+        if self.entries and self.entries[-1].final:
+            # Closed in between. What is final must never be in the memory that is written again on `GAP`.
+            raise TurnClosed(f"{self._key}: turn {self.turn} is final")
 
     async def append(self, *payloads: Payload) -> Address:
         """Write the payloads, all or none, as the turn's next entries; the address of the last.

@@ -18,8 +18,8 @@ from shared.wire import (
     Frame,
     Log,
     Open,
-    Payload,
     Pause,
+    Payload,
     ReplyEnd,
     Semantic,
     SpeechEnd,
@@ -142,18 +142,19 @@ def _takes(logs: Mapping[Log, Sequence[Entry]]) -> Iterator[str]:
 
 
 def _ended(audio: Sequence[Entry], text: Sequence[Entry], speech: Sequence[Entry]) -> str:
-    for entries in (speech, text, audio):
-        for entry in reversed(entries):
-            if isinstance(entry.payload, Closed) and entry.payload.reason != "heard":
-                return _closed(entry.payload)
-    closed = bool(speech) and isinstance(speech[-1].payload, Closed)
+    closed = _last_closed(speech) or _last_closed(text) or _last_closed(audio)
     if any(isinstance(entry.payload, SpeechEnd) for entry in speech):
-        return "answered, heard to its end" if closed else "answered"
-    if closed:
-        return "heard"
+        return f"answered; {_closed(closed)}" if closed else "answered"
+    if closed is not None:
+        return _closed(closed)
     if any(isinstance(entry.payload, UtteranceEnd) for entry in audio):
         return "being answered"
     return "being spoken"
+
+
+def _last_closed(entries: Sequence[Entry]) -> Closed | None:
+    last = entries[-1].payload if entries else None
+    return last if isinstance(last, Closed) else None
 
 
 def _closed(closed: Closed) -> str:
@@ -175,7 +176,7 @@ def _opening(opening: Open) -> str:
 
 
 def _sound(row: Row, rate: int) -> str:
-    many = f"{row.count} × " if row.count > 1 else ""
+    many = f"{row.count} x " if row.count > 1 else ""
     each = _pcm_bytes(row.first)
     return f"{many}{each:,} bytes, {row.pcm_bytes / SAMPLE_BYTES * 1000 / rate:,.0f} ms"
 

@@ -69,7 +69,8 @@ async def _bare(url: str, hops: int) -> list[float]:
     writing, reading = Store(url), Store(url, timeout_s=5)
 
     async def receive() -> list[float]:
-        received, last = [], b"0"
+        received: list[float] = []
+        last = b"0"
         while len(received) < hops:
             reply = await reading.call("XREAD", "BLOCK", 1000, "STREAMS", "bare", last)
             for entry_id, _ in reply[0][1] if reply else ():

@@ -160,7 +160,7 @@ def test_no_sample_is_lost_or_doubled_however_often_the_client_sends_it(
     total = 4000
     sound = pcm(0, int(total * factor))
     intake = started(configuration)
-    written = 0
+    begins = True
     places: list[tuple[int, int]] = []
     for cut in [*cuts, total]:
         back = data.draw(st.integers(0, intake.position))
@@ -168,14 +168,15 @@ def test_no_sample_is_lost_or_doubled_however_often_the_client_sends_it(
         if cut <= start:
             continue
         piece = sound[int(start * factor) * 2 : int(cut * factor) * 2]
-        chunks = intake.take(piece, start, begins=written == 0)
+        chunks = intake.take(piece, start, begins=begins)
         places += [(chunk.offset_samples, len(chunk.pcm) // 2) for chunk in chunks]
-        written += sum(len(chunk.pcm) // 2 for chunk in chunks)
+        begins = False
         if data.draw(st.booleans()):
             position = intake.position
             intake = Intake(60.0, position)
             intake.resume(configuration, position)
-    chunks = intake.take(sound[int(intake.position * factor) * 2 :] or b"\0\0", intake.position, begins=False)
+    rest = sound[int(intake.position * factor) * 2 :]
+    chunks = intake.take(rest, intake.position, begins=begins) if rest else []
     chunks += intake.finish()
     places += [(chunk.offset_samples, len(chunk.pcm) // 2) for chunk in chunks]
     end = 0

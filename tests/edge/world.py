@@ -16,7 +16,7 @@ from edge.server import Server, listen, make_server, make_services
 from edge.services import Services
 from edge.sessions import Sessions
 from shared.audio import FRAME_SAMPLES
-from shared.keys import WORKERS, Role, index_key, log_key, worker_key
+from shared.keys import WORKERS, Role, index_key, log_key, work_key, worker_key
 from shared.log import LogWriter, close_turn, read_log, tail
 from shared.settings import Settings
 from shared.store import Store
@@ -185,9 +185,10 @@ class World:
         return bool(await self.store.call("HEXISTS", index_key(role), f"{conversation} {turn}"))
 
     async def answer(self, client: Client, turn: int = 1) -> Answer:
-        """Take the turn as both workers do, once it is offered."""
+        """Take the turn as both workers do, once it is offered. The work streams are empty afterwards."""
         for role in Role:
             await eventually(partial(self.offered, client.conversation, turn, role), f"offer {turn}")
+            await self.store.call("DEL", work_key(role))
         answer = Answer(*(self.writer(client.conversation, log, turn) for log in (Log.TEXT, Log.SPEECH)))
         await answer.text.take("claim")
         await answer.speech.take("claim")

@@ -116,4 +116,5 @@ def speech() -> bytes:
     """A recording: PCM16 mono, 16 kHz, 11 s."""
     with wave.open(str(AUDIO / "jfk.wav")) as recording:
         assert (recording.getframerate(), recording.getnchannels(), recording.getsampwidth()) == (16000, 1, 2)
-        return recording.readframes(recording.getnframes())
+        pcm: bytes = recording.readframes(recording.getnframes())
+        return pcm

@@ -54,8 +54,8 @@ async def test_turns_follow_each_other_and_each_frame_is_the_right_one(stacks: S
             await w.ask(turn)
     turns = heard(w.messages)
     assert sorted(turns) == [1, 2, 3, 4]
-    for turn in turns.values():
-        check_whole(w.conversation, turn, REPLY)
+    for answer in turns.values():
+        check_whole(w.conversation, answer, REPLY)
 
 
 async def test_the_logs_are_readable_without_a_hole_and_every_key_is_bounded(
@@ -105,8 +105,8 @@ async def test_many_conversations_at_once_hear_only_their_own(stacks: Stacks) ->
         async with witness(stack.url(edge)) as w:
             for turn in (1, 2):
                 await w.ask(turn)
-        for turn in heard(w.messages).values():
-            check_whole(w.conversation, turn, REPLY)
+        for answer in heard(w.messages).values():
+            check_whole(w.conversation, answer, REPLY)
 
     async with asyncio.TaskGroup() as talks:
         for _ in range(8):

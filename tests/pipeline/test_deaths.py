@@ -124,7 +124,7 @@ async def test_the_edge_is_killed_in_mid_answer_and_another_one_goes_on(stacks: 
     async with witness([stack.url(edge) for edge in edges], pacing="realtime") as w:
         await w.client.send_audio(bytes(3200), ends=True)
         await w.until(lambda m: m["type"] == "sequential_audio" and m["frame_index"] == 5)
-        by_url[w.client.url].kill()
+        by_url[w.client.url or ""].kill()
         await w.end_of(1)
         assert w.client.resumes >= 1
     check_whole(w.conversation, heard(w.messages)[1], REPLY)
@@ -178,7 +178,7 @@ async def test_a_connection_that_is_lost_while_the_user_speaks_loses_no_word(
             if fault == "cut" and number % 25 == 10:
                 w.client.cut()
             if fault == "kill" and number == 70:
-                by_url[w.client.url].kill()
+                by_url[w.client.url or ""].kill()
         await w.end_of(1)
         assert w.client.resumes >= 1
         entries = await read_log(store, log_key(w.conversation, Log.AUDIO), Address(1, 0), 1)

@@ -1,0 +1,188 @@
+"""One WebSocket to an edge: messages as maps, in one encoding, until it is lost.
+
+Owns the handshake, the encodings and what it means that a socket ended. Knows no conversation: whoever holds
+a link decides what is said on it, and what follows its loss.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgpack
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
+
+from edge.auth import is_loopback
+from edge.protocols.encoding import Encoding, encode
+from shared.errors import ParleyError
+
+Message = dict[str, Any]
+"""A message of the server; `audio_data` is bytes in either encoding."""
+
+OPEN_WITHIN_S = 5.0
+PING_EACH_S = 5.0
+MAX_MESSAGE_BYTES = 64 << 20
+
+NORMAL = 1000
+"""The close code that ends the conversation too."""
+LEAVING = 1001
+ABNORMAL = 1006
+TRY_AGAIN_LATER = 1013
+REPLACED = 4001
+"""The close code for a socket whose conversation was resumed on another one."""
+
+_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class CannotConnect(ParleyError):
+    """Raised when no socket can be opened; `retryable` says whether trying again may help."""
+
+    def __init__(self, message: str, *, retryable: bool, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+        self.retry_after_s = retry_after_s
+
+
+class LinkLost(ParleyError):
+    """Raised when the socket has ended, with its close code; 1006 for one that was cut."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"the socket was closed with {code}" + (f": {reason}" if reason else ""))
+        self.code = code
+        self.reason = reason
+
+
+class Link:
+    """An open socket. `greeting` is the server's `connection`."""
+
+    def __init__(self, url: str, encoding: Encoding, socket: ClientConnection, greeting: Message) -> None:
+        self.url = url
+        self.greeting = greeting
+        self._encoding = encoding
+        self._socket = socket
+
+    async def send(self, message: Mapping[str, object]) -> None:
+        """Write a message; `bytes` in it travel as its encoding has them. Raises `LinkLost`."""
+        try:
+            await self._socket.send(encode(message, self._encoding))
+        except ConnectionClosed as error:
+            raise _lost(error) from None
+
+    async def receive(self) -> Message:
+        """The next message. May be cancelled without losing one. Raises `LinkLost`."""
+        try:
+            return _decode(await self._socket.recv())
+        except ConnectionClosed as error:
+            raise _lost(error) from None
+
+    async def close(self, code: int) -> None:
+        """Close in good order. Only `NORMAL` ends the conversation."""
+        await self._socket.close(code)
+
+    def cut(self) -> None:
+        """Drop the connection without a word, as a bad network does."""
+        self._socket.transport.abort()
+
+
+async def open_link(
+    url: str, encoding: Encoding, key: str | None = None, within_s: float = OPEN_WITHIN_S
+) -> Link:
+    """Connect and read the greeting. Raises `CannotConnect`."""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        raise CannotConnect(f"{url} is no URL of a WebSocket", retryable=False) from None
+    query = f"{'&' if '?' in url else '?'}encoding={encoding}" if encoding is not Encoding.JSON else ""
+    try:
+        async with asyncio.timeout(within_s):
+            socket = await connect(
+                url + query,
+                compression=None,
+                max_size=MAX_MESSAGE_BYTES,
+                ping_interval=PING_EACH_S,
+                ping_timeout=PING_EACH_S,
+                close_timeout=1.0,
+                open_timeout=None,
+                additional_headers={"Authorization": f"Bearer {key}"} if key else None,
+                # A proxy of the environment is meant for far hosts and cannot reach this one.
+                proxy=None if is_loopback(host) else True,
+            )
+    except TimeoutError:
+        raise CannotConnect(f"{url} does not answer within {within_s:g} s", retryable=True) from None
+    except InvalidStatus as error:
+        raise _refused(url, error) from None
+    except InvalidURI:
+        raise CannotConnect(f"{url} is no URL of a WebSocket", retryable=False) from None
+    except (OSError, WebSocketException) as error:
+        raise CannotConnect(f"{url}: {_reason(error)}", retryable=True) from None
+    link = Link(url, encoding, socket, {})
+    try:
+        async with asyncio.timeout(within_s):
+            link.greeting = await link.receive()
+    except TimeoutError:
+        link.cut()
+        raise CannotConnect(f"{url} does not greet within {within_s:g} s", retryable=True) from None
+    except LinkLost as error:
+        raise CannotConnect(f"{url}: {error}", retryable=error.code != 1008) from None
+    if link.greeting.get("type") == "error":
+        link.cut()
+        raise refusal(url, link.greeting)
+    if link.greeting.get("type") != "connection":
+        link.cut()
+        raise CannotConnect(f"{url} is not a Parley server", retryable=False)
+    return link
+
+
+def refusal(url: str, error: Message) -> CannotConnect:
+    """A server's `error`, in answer to a handshake or a `resume`, as an exception."""
+    return CannotConnect(
+        f"{url}: {error['message']} ({error['code']})",
+        retryable=bool(error.get("retryable")),
+        retry_after_s=(error.get("retry_after_ms") or 0.0) / 1000,
+    )
+
+
+def _decode(data: str | bytes) -> Message:
+    if isinstance(data, bytes):
+        message: Message = msgpack.unpackb(data)
+        return message
+    message = json.loads(data)
+    if isinstance(message.get("audio_data"), str):
+        message["audio_data"] = binascii.a2b_base64(message["audio_data"])
+    return message
+
+
+def _lost(error: ConnectionClosed) -> LinkLost:
+    if error.rcvd is None:
+        return LinkLost(ABNORMAL, "")
+    return LinkLost(error.rcvd.code, error.rcvd.reason)
+
+
+def _refused(url: str, error: InvalidStatus) -> CannotConnect:
+    status = error.response.status_code
+    body = (error.response.body or b"").decode(errors="replace").strip()
+    why = _said(body) or error.response.reason_phrase
+    hint = ": show a key in PARLEY_API_KEYS or --key-file" if status in (401, 403) else ""
+    return CannotConnect(f"{url} answers {status} ({why}){hint}", retryable=status in _PASSING)
+
+
+def _said(body: str) -> str:
+    """What a refusal says in its body: the message of an `error`, or a short plain line."""
+    try:
+        said = json.loads(body)
+    except ValueError:
+        return body if len(body) <= 200 and "\n" not in body else ""
+    return str(said.get("message", "")) if isinstance(said, dict) else ""
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error):
+        return "nobody listens there"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__

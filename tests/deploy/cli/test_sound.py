@@ -1,0 +1,185 @@
+"""With a stand-in for the sound library, for a machine that tests are run on has no devices."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from deploy.cli.main import main
+from deploy.cli.recording import NothingAsked, Unusable
+from deploy.cli.sound import Microphone, Speaker
+from tests.conftest import eventually
+from tests.deploy.cli.fake_edge import FRAMES, WORDS, World, serving
+
+SLICE = bytes(range(64)) * 30
+
+
+class PortAudioError(Exception):
+    """What the library raises."""
+
+
+@dataclass
+class Devices:
+    """What the library would find here."""
+
+    has_input: bool = True
+    rate: int = 48_000
+    played: bytearray = field(default_factory=bytearray)
+    heard: threading.Event = field(default_factory=threading.Event)
+    """Set once the microphone has given a few slices."""
+
+
+class _Microphone:
+    def __init__(self, devices: Devices, callback: Callable[..., None], **_: object) -> None:
+        self._devices, self._callback = devices, callback
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        self._stopped.clear()
+        threading.Thread(target=self._speak, daemon=True).start()
+
+    def _speak(self) -> None:
+        for _ in range(3):
+            if self._stopped.is_set():
+                return
+            self._callback(memoryview(SLICE), len(SLICE) // 2, None, None)
+        self._devices.heard.set()
+
+    def abort(self) -> None:
+        self._stopped.set()
+
+    def close(self) -> None:
+        self._stopped.set()
+
+
+class _Speaker:
+    def __init__(self, devices: Devices, **_: object) -> None:
+        self._devices = devices
+        self.stopped = True
+
+    def start(self) -> None:
+        self.stopped = False
+
+    def write(self, pcm16: bytes) -> None:
+        assert not self.stopped
+        self._devices.played += pcm16
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def abort(self) -> None:
+        self.stopped = True
+
+    def close(self) -> None:
+        self.stopped = True
+
+
+@pytest.fixture
+def devices(monkeypatch: pytest.MonkeyPatch) -> Devices:
+    devices = Devices()
+    module: Any = ModuleType("sounddevice")
+
+    def query_devices(kind: str) -> dict[str, object]:
+        if not devices.has_input:
+            raise PortAudioError("no default input device")
+        return {"default_samplerate": float(devices.rate)}
+
+    module.PortAudioError = PortAudioError
+    module.query_devices = query_devices
+    module.RawInputStream = lambda **settings: _Microphone(devices, **settings)
+    module.RawOutputStream = lambda **settings: _Speaker(devices, **settings)
+    monkeypatch.setitem(sys.modules, "sounddevice", module)
+    return devices
+
+
+@pytest.fixture
+def keyboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Standard input; types lines into it."""
+    reading, writing = os.pipe()
+    with open(reading) as stdin, open(writing, "w", buffering=1) as keys:
+        monkeypatch.setattr(sys, "stdin", stdin)
+
+        def press(text: str) -> None:
+            if text:
+                keys.write(text)
+            else:
+                keys.close()
+
+        yield press
+
+
+async def test_a_microphone_listens_until_enter(devices: Devices, keyboard: Callable[[str], None]) -> None:
+    microphone = Microphone(20)
+    assert microphone.rate == 48_000
+    for _ in range(2):
+        devices.heard.clear()
+        heard = []
+        async for data in microphone.slices(20):
+            heard.append(data)
+            if len(heard) == 3:
+                keyboard("\n")
+        assert heard == [SLICE] * 3
+    microphone.close()
+
+
+async def test_who_leaves_has_asked_nothing(devices: Devices, keyboard: Callable[[str], None]) -> None:
+    microphone = Microphone(20)
+    keyboard("")
+    with pytest.raises(NothingAsked):
+        async for data in microphone.slices(20):
+            assert data == SLICE
+    microphone.close()
+
+
+async def test_a_host_without_a_microphone_is_said_so(devices: Devices) -> None:
+    devices.has_input = False
+    with pytest.raises(Unusable, match="no microphone here: no default input device"):
+        Microphone(20)
+
+
+async def test_a_speaker_plays_everything_in_order_and_again_after_a_pause(devices: Devices) -> None:
+    speaker = Speaker(24_000)
+    speaker.say(b"one")
+    speaker.say(b"two")
+    await speaker.finish()
+    speaker.say(b"three")
+    await speaker.finish()
+    speaker.close()
+    assert devices.played == b"onetwothree"
+
+
+async def test_somebody_speaks_and_is_answered_aloud(
+    devices: Devices, keyboard: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    devices.rate = 44_100
+    world = World()
+    async with serving(world) as url:
+        talking = asyncio.create_task(asyncio.to_thread(main, ["talk", "--url", url]))
+        await eventually(devices.heard.is_set, "something was said")
+        await eventually(lambda: world.position > 0, "something was heard")
+        keyboard("\n")
+        await eventually(lambda: len(devices.played) == FRAMES * 4800, "the answer was played")
+        keyboard("")
+        assert await talking == 0
+    assert capsys.readouterr().out.startswith("".join(WORDS))
+    await eventually(lambda: world.goodbyes == 1, "a goodbye")
+    assert len(world.heard) <= 2, "who leaves asks nothing, though some of it may have been heard"
+    assert world.settings[0]["input_sample_rate"] == 44_100
+    assert world.settings[0]["pacing"] == "realtime"
+
+
+async def test_who_leaves_before_the_first_question_gets_no_answer(
+    devices: Devices, keyboard: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    keyboard("")
+    async with serving(World()) as url:
+        assert await asyncio.to_thread(main, ["talk", "--url", url]) == 2
+    assert capsys.readouterr().err == "parley: nothing was said\n"

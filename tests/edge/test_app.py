@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+import httpx
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from shared.keys import Role
+from shared.settings import Settings
+from tests.conftest import eventually
+from tests.edge.world import World, running
+
+KEY = "a-key-of-the-test"
+
+
+async def get(world: World, path: str) -> httpx.Response:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{world.port}", trust_env=False) as client:
+        return await client.get(path)
+
+
+async def refusal(world: World, query: str = "msgpack", **options: object) -> InvalidStatus:
+    with pytest.raises(InvalidStatus) as refused:
+        async with world.socket(query, **options):
+            pass
+    return refused.value
+
+
+async def test_health_is_of_this_process_only(redis_url: str) -> None:
+    async with running(redis_url, workers=False) as world:
+        response = await get(world, "/healthz")
+        assert (response.status_code, response.json()["status"]) == (200, "ok")
+
+
+async def test_ready_needs_redis_and_a_worker_of_each_role(redis_url: str) -> None:
+    async with running(redis_url, workers=False) as world:
+        await world.services.room.look()
+        response = await get(world, "/readyz")
+        assert (response.status_code, response.json()["missing"]) == (503, "llm")
+        await world.announce(Role.REPLY, name="host.llm.1")
+        assert (await get(world, "/readyz")).json()["missing"] == "tts"
+        await world.announce(Role.SPEAK, ("anna", "en"), name="host.tts.1", engine="espeak")
+        response = await get(world, "/readyz")
+        assert response.status_code == 200
+        assert response.json() == {
+            "ready": True,
+            "redis": True,
+            "missing": None,
+            "engines": {"llm": "test", "tts": "espeak"},
+            "voices": 1,
+            "workers": {"llm": ["host.llm.1"], "tts": ["host.tts.1"]},
+        }
+        await world.store.call("CLIENT", "PAUSE", 3000, "ALL")
+        await eventually(partial(status_is, world, 503), "redis is missed")
+        await eventually(partial(status_is, world, 200), "redis is back")
+
+
+async def status_is(world: World, status: int) -> bool:
+    return (await get(world, "/readyz")).status_code == status
+
+
+async def test_the_greeting_says_what_a_client_can_count_on(world: World) -> None:
+    async with world.socket() as client:
+        connection = await client.nothing_before("connection")
+    assert len(connection["conversation_id"]) == 16
+    assert len(connection["resume_token"]) == 43
+    config = connection["server_config"]
+    assert (config["sample_rate"], config["output_sample_rate"], config["frame_ms"]) == (16_000, 24_000, 100)
+    assert config["engines"] == {"llm": "test", "tts": "test"}
+    assert config["voices"] == ["anna", "bruno"]
+    assert config["turn_detection"] == ["none"]
+    assert config["limits"]["max_utterance_s"] == 60.0
+    assert config["version"]
+
+
+async def test_an_encoding_that_is_not_known_is_refused(world: World) -> None:
+    refused = await refusal(world, "xml")
+    assert refused.response.status_code == 400
+    assert b"unsupported" in refused.response.body
+
+
+async def test_more_conversations_than_fit_are_sent_away_with_a_time_to_come_back(redis_url: str) -> None:
+    async with running(redis_url, Settings(max_conversations=2)) as world:
+        async with world.client(), world.client() as second:
+            refused = await refusal(world)
+            assert refused.response.status_code == 503
+            assert refused.response.headers["Retry-After"] == "1"
+            assert b"overloaded" in refused.response.body
+            await second.send("bye")
+            await second.closed()
+            await eventually(lambda: len(world.sessions) == 1, "there is room")
+            async with world.client():
+                pass
+        await eventually(lambda: len(world.sessions) == 0, "all have gone")
+
+
+async def test_a_key_is_asked_for_before_anything_is_said(redis_url: str) -> None:
+    async with running(redis_url, Settings(parley_api_keys=(KEY,))) as world:
+        refused = await refusal(world)
+        assert refused.response.status_code == 401
+        assert b"unauthorized" in refused.response.body
+        wrong = await refusal(world, additional_headers={"Authorization": "Bearer another-key"})
+        assert wrong.response.status_code == 401
+        async with world.socket(additional_headers={"Authorization": f"Bearer {KEY}"}) as client:
+            await client.greet()
+        async with world.socket(subprotocols=["parley", f"parley-key.{KEY}"]) as client:
+            assert client.socket.subprotocol == "parley"
+            await client.greet()
+
+
+async def test_a_page_of_another_origin_is_kept_out(world: World) -> None:
+    refused = await refusal(world, origin="https://example.org")
+    assert refused.response.status_code == 401
+    async with world.socket(origin=f"http://127.0.0.1:{world.port}") as client:
+        await client.greet()
+
+
+async def test_a_path_that_does_not_exist_is_not_found(world: World) -> None:
+    assert (await get(world, "/nothing-here")).status_code == 404
+
+
+async def test_when_the_edge_drains_the_idle_are_sent_away_at_once(world: World) -> None:
+    async with world.client() as client:
+        draining = asyncio.create_task(world.sessions.drain(20.0))
+        away = await client.until("going_away")
+        assert away["deadline_ms"] == 19_000.0
+        assert await client.closed() == 1012
+        async with asyncio.timeout(5):
+            await draining
+        assert (await refusal(world)).response.status_code == 503
+
+
+async def test_when_the_edge_drains_an_answer_is_played_to_its_end(world: World) -> None:
+    async with world.client() as client:
+        await client.speak()
+        answer = await world.answer(client)
+        draining = asyncio.create_task(world.sessions.drain(20.0))
+        await client.until("going_away")
+        await answer.say("Hello!", frames=3)
+        await answer.end()
+        await client.until("chunked_streaming_complete")
+        assert await client.closed() == 1012
+        await draining
+    assert [m["frame_index"] for m in client.received if m["type"] == "sequential_audio"] == [0, 1, 2]
+
+
+async def test_when_the_time_to_drain_is_over_the_rest_is_closed_and_can_be_resumed(
+    world: World, redis_url: str
+) -> None:
+    async with world.client() as client:
+        await client.speak()
+        answer = await world.answer(client)
+        async with asyncio.timeout(10):
+            await world.sessions.drain(1.5)
+        assert await client.closed() == 1012
+        async with running(redis_url) as other, other.socket() as again:
+            await again.greet()
+            await again.send("resume", conversation_id=client.conversation, resume_token=client.token)
+            await again.until("resumed")
+            await answer.end()
+            await again.until("chunked_streaming_complete")

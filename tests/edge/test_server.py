@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.client import connect
+
+from edge.server import UNREAD_TIMEOUT_MS, listen
+from shared.settings import EX_CONFIG
+from tests.conftest import eventually
+from tests.edge.world import Client
+from tests.stack import free_port, get
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@contextmanager
+def edge(redis_url: str, **env: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edge"],
+        cwd=ROOT,
+        env={**os.environ, "REDIS_URL": redis_url, "DRAIN_S": "2", **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+async def serves(process: subprocess.Popen[str], port: int) -> None:
+    def healthy() -> bool:
+        assert process.poll() is None, process.communicate()
+        return get(f"http://127.0.0.1:{port}/healthz")[0] == 200
+
+    await eventually(healthy, "the edge serves")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_the_edge_in_order_and_in_time(redis_url: str, number: signal.Signals) -> None:
+    port = free_port()
+    with edge(redis_url, PORT=str(port)) as process:
+        await serves(process, port)
+        async with connect(f"ws://127.0.0.1:{port}/ws?encoding=msgpack", proxy=None) as bare:
+            client = await Client(bare, "msgpack").greet()
+            process.send_signal(number)
+            await client.until("going_away")
+            assert await client.closed() == 1012
+        output, errors = process.communicate(timeout=10)
+        assert process.returncode == 0, errors
+        assert "Traceback" not in errors
+        assert output == ""
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({"HOST": "0.0.0.0"}, "PARLEY_API_KEYS"),
+        ({"PORT": "none"}, "PORT"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_stops_the_edge_with_one_line(
+    redis_url: str, env: dict[str, str], said: str
+) -> None:
+    with edge(redis_url, **env) as process:
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == EX_CONFIG
+    assert said in errors
+    assert len(errors.splitlines()) == 1
+
+
+def test_a_port_that_is_taken_is_said_in_one_line(redis_url: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with edge(redis_url, PORT=str(port)) as process:
+            _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert f"127.0.0.1:{port}" in errors
+    assert len(errors.splitlines()) == 1
+
+
+def test_connections_that_do_not_take_what_is_sent_are_given_up_by_the_kernel() -> None:
+    with listen("127.0.0.1", 0) as listening:
+        listening.listen()
+        with socket.create_connection(listening.getsockname()):
+            accepted, _ = listening.accept()
+            with accepted:
+                timeout_ms = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+    assert timeout_ms == UNREAD_TIMEOUT_MS

@@ -1,0 +1,66 @@
+"""What tests of writers and readers share: a log of tokens, its writers, and a server that forgets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from shared.hold import new_conversation
+from shared.keys import log_key
+from shared.log import LogWriter, read_log
+from shared.store import Store
+from shared.wire import Address, Entry, Log, ReplyEnd, Token, new_tag
+from tests.shared.schedules import FORGET
+
+TTL_S = 60.0
+MAX_TURN_BYTES = 8 << 20
+
+END = ReplyEnd("stop", 0, 0)
+
+
+def new_log() -> str:
+    """The key of the text log of a conversation that has never been."""
+    return log_key(new_conversation(), Log.TEXT)
+
+
+def writer(
+    store: Store,
+    key: str,
+    turn: int = 1,
+    *,
+    tag: str | None = None,
+    max_turn_bytes: int = MAX_TURN_BYTES,
+    session_key: str | None = None,
+    give_up_s: float = 10.0,
+) -> LogWriter:
+    """A writer of one turn, under a tag of its own."""
+    return LogWriter(
+        store,
+        key,
+        turn,
+        tag or new_tag(),
+        max_turn_bytes=max_turn_bytes,
+        ttl_s=TTL_S,
+        session_key=session_key,
+        give_up_s=give_up_s,
+    )
+
+
+def tokens(first: int, last: int) -> list[Token]:
+    """The tokens numbered from `first` to `last`, which is not among them."""
+    return [Token(f"word {number}", (number,)) for number in range(first, last)]
+
+
+def texts(entries: Iterable[Entry]) -> list[str]:
+    """The texts of the tokens among the entries."""
+    return [entry.payload.text for entry in entries if isinstance(entry.payload, Token)]
+
+
+async def standing(store: Store, key: str) -> list[Entry]:
+    """All entries of the log."""
+    return await read_log(store, key, Address(0, 0))
+
+
+async def forget_from(store: Store, key: str, lost: Address) -> None:
+    """Make Redis forget the log's tail from `lost` on, as after a crash."""
+    kept = [entry.address for entry in await standing(store, key) if entry.address < lost]
+    await store.call("EVAL", FORGET, 1, key, str(kept[-1]) if kept else "0-0")

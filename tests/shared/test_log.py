@@ -1,0 +1,388 @@
+"""Writers that obey the verdicts: through forgetful servers, lost replies and dead connections."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from shared.errors import StoreError, StoreFull, TurnBusy, TurnClosed, TurnFull, TurnTaken
+from shared.hold import new_conversation
+from shared.keys import log_key, session_key
+from shared.log import BATCH_BYTES, BATCH_ENTRIES, close_turn, read_log, tail, trim_log
+from shared.store import Store
+from shared.wire import Address, Closed, Log, Take, Token, new_tag
+from tests.conftest import eventually
+from tests.proxy import Proxy
+from tests.shared.support import END, TTL_S, forget_from, new_log, standing, texts, tokens, writer
+
+CLOSED = Closed("barge_in", heard_ms=120.0, heard_text="word 0")
+
+
+@pytest.fixture
+async def proxy(redis_url: str) -> AsyncIterator[Proxy]:
+    """A proxy in front of the server."""
+    async with Proxy(redis_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def far(proxy: Proxy) -> AsyncIterator[Store]:
+    """A store that reaches the server through the proxy, and soon loses patience."""
+    far = Store(proxy.url, timeout_s=0.25)
+    yield far
+    await far.close()
+
+
+async def calls(store: Store, command: str) -> int:
+    """How often the server has executed a command."""
+    for line in (await store.call("INFO", "commandstats")).decode().split():
+        name, _, stats = line.partition(":calls=")
+        if name == f"cmdstat_{command}":
+            return int(stats.split(",")[0])
+    return 0
+
+
+# ---- a writer alone
+
+
+async def test_a_writer_takes_reads_and_goes_on(store: Store) -> None:
+    key = new_log()
+    first, second = writer(store, key), writer(store, key)
+    await first.take("claim", "worker-1")
+    assert await first.append(*tokens(0, 3)) == Address(1, 3)
+    await second.take("retry", "worker-2")
+    assert second.entries == await standing(store, key)
+    assert [type(entry.payload) for entry in second.entries] == [Take, Token, Token, Token, Take]
+    assert second.entries[-1].payload == Take("retry", "worker-2")
+    assert await second.append(*tokens(3, 4), END) == Address(1, 6)
+    assert texts(await standing(store, key)) == texts(second.entries) == [f"word {i}" for i in range(4)]
+
+
+async def test_appends_at_the_same_time_stand_one_after_the_other(store: Store) -> None:
+    key = new_log()
+    alone = writer(store, key)
+    addresses = await asyncio.gather(*(alone.append(token) for token in tokens(0, 50)))
+    assert addresses == [Address(1, seq) for seq in range(50)]
+    assert texts(await standing(store, key)) == [f"word {i}" for i in range(50)]
+
+
+async def test_a_long_append_goes_in_batches(store: Store) -> None:
+    key = new_log()
+    alone = writer(store, key)
+    await alone.append(Token("x"))
+    before = await calls(store, "fcall")
+    large = [Token(str(i) * (100 << 10)) for i in range(7)]
+    assert await alone.append(*large) == Address(1, 7)
+    assert BATCH_BYTES == 256 << 10
+    assert await calls(store, "fcall") == before + 3
+    await alone.append(*tokens(0, 2 * BATCH_ENTRIES + 1))
+    assert await calls(store, "fcall") == before + 6
+    assert [entry.payload for entry in await standing(store, key)] == [
+        entry.payload for entry in alone.entries
+    ]
+
+
+async def test_an_append_that_was_cancelled_stands_once_after_the_next(proxy: Proxy, far: Store) -> None:
+    key = new_log()
+    alone = writer(far, key)
+    await alone.append(*tokens(0, 1))
+    proxy.hold_requests()
+    cancelled = asyncio.create_task(alone.append(*tokens(1, 3)))
+    await eventually(lambda: len(alone.entries) == 3, "the append begins")
+    cancelled.cancel()
+    await asyncio.wait([cancelled])
+    proxy.release()
+    await alone.append(*tokens(3, 4))
+    assert texts(await standing(far, key)) == [f"word {i}" for i in range(4)]
+
+
+# ---- verdicts
+
+
+async def test_a_turn_that_was_closed_stops_its_writer(store: Store) -> None:
+    key = new_log()
+    alone = writer(store, key)
+    await alone.append(*tokens(0, 1))
+    assert await close_turn(store, [key], 1, new_tag(), CLOSED, ttl_s=TTL_S) == [Address(1, 1)]
+    with pytest.raises(TurnClosed):
+        await alone.append(*tokens(1, 2))
+    with pytest.raises(TurnClosed):
+        await writer(store, key).take("claim")
+
+
+async def test_a_turn_that_was_taken_stops_its_writer(store: Store) -> None:
+    key = new_log()
+    first, second = writer(store, key), writer(store, key)
+    await first.append(*tokens(0, 1))
+    await second.take("retry")
+    with pytest.raises(TurnTaken):
+        await first.append(*tokens(1, 2))
+    await second.append(*tokens(1, 2))
+    assert texts(await standing(store, key)) == ["word 0", "word 1"]
+
+
+async def test_a_turn_cannot_begin_before_the_last_is_final(store: Store) -> None:
+    key = new_log()
+    await writer(store, key).append(*tokens(0, 1))
+    with pytest.raises(TurnBusy):
+        await writer(store, key, 2).append(*tokens(0, 1))
+    with pytest.raises(TurnBusy):
+        await writer(store, key, 2).take("claim")
+
+
+async def test_a_turn_at_its_bound_of_bytes_is_full(store: Store) -> None:
+    key = new_log()
+    alone = writer(store, key, max_turn_bytes=20)
+    await alone.append(*tokens(0, 1))
+    with pytest.raises(TurnFull):
+        await alone.append(*tokens(1, 10))
+    assert await close_turn(store, [key], 1, alone.tag, CLOSED, ttl_s=TTL_S, owner=True) == [Address(1, 1)]
+
+
+async def test_an_edge_that_lost_its_conversation_writes_nothing(store: Store) -> None:
+    conversation = new_conversation()
+    key, session = log_key(conversation, Log.TEXT), session_key(conversation)
+    edge = writer(store, key, session_key=session)
+    await edge.append(*tokens(0, 1))
+    await store.call("SET", session, new_tag())
+    with pytest.raises(TurnTaken):
+        await edge.append(*tokens(1, 2))
+    with pytest.raises(TurnTaken):
+        await close_turn(store, [key], 1, edge.tag, CLOSED, ttl_s=TTL_S, session_key=session)
+    assert len(await standing(store, key)) == 1
+
+
+async def test_a_take_that_finds_the_turn_closed_meanwhile_is_refused(store: Store) -> None:
+    key = new_log()
+
+    class Closing(Store):
+        async def call(self, *command: str | bytes | int | float) -> object:
+            if command[0] == "XRANGE":
+                await close_turn(store, [key], 1, new_tag(), CLOSED, ttl_s=TTL_S)
+            return await super().call(*command)
+
+    closing = Closing(store.url)
+    with pytest.raises(TurnClosed):
+        await writer(closing, key).take("claim")
+    await closing.close()
+
+
+# ---- a server that forgets
+
+
+async def test_a_writer_writes_all_again_that_redis_forgot(store: Store) -> None:
+    key = new_log()
+    first, alone = writer(store, key), writer(store, key)
+    await first.append(*tokens(0, 2))
+    await alone.take("retry")
+    await alone.append(*tokens(2, 5))
+    before = [(entry.address, entry.at_us, entry.payload) for entry in await standing(store, key)]
+    await store.call("FLUSHALL")
+    await store.call("FUNCTION", "FLUSH")
+    await alone.append(*tokens(5, 6), END)
+    after = await standing(store, key)
+    assert [(entry.address, entry.at_us, entry.payload) for entry in after[:6]] == before
+    assert {entry.writer for entry in after} == {alone.tag}
+    assert texts(after) == [f"word {i}" for i in range(6)]
+    assert after[-1].payload == END
+
+
+async def test_a_writer_writes_the_tail_again_that_redis_forgot(store: Store) -> None:
+    key = new_log()
+    alone = writer(store, key)
+    await alone.append(*tokens(0, 10))
+    before = await standing(store, key)
+    await forget_from(store, key, Address(1, 4))
+    assert len(await standing(store, key)) == 4
+    assert await alone.append(END) == Address(1, 10)
+    assert (await standing(store, key))[:10] == before
+
+
+async def test_a_long_turn_is_written_again_in_batches(store: Store) -> None:
+    key = new_log()
+    alone = writer(store, key)
+    for start in range(0, 600, 50):
+        await alone.append(*tokens(start, start + 50))
+    await store.call("FLUSHALL")
+    before = await calls(store, "fcall")
+    await alone.append(END)
+    assert await calls(store, "fcall") == before + 4  # the one that found it out, and three batches
+    assert texts(await standing(store, key)) == [f"word {i}" for i in range(600)]
+
+
+async def test_a_tail_forgotten_up_to_a_predecessors_is_to_be_taken_again(store: Store) -> None:
+    key = new_log()
+    first, second = writer(store, key), writer(store, key)
+    await first.append(*tokens(0, 3))
+    await second.take("retry")
+    await second.append(*tokens(3, 5))
+    await forget_from(store, key, Address(1, 2))
+    with pytest.raises(TurnTaken):
+        await second.append(*tokens(5, 6))
+    again = writer(store, key)
+    await again.take("contest")
+    assert texts(again.entries) == ["word 0", "word 1"]
+
+
+# ---- connections that fail
+
+
+async def test_a_lost_reply_doubles_nothing(proxy: Proxy, far: Store) -> None:
+    key = new_log()
+    alone = writer(far, key)
+    await alone.take("claim")
+    for number in range(10):
+        proxy.lose_replies(1 + number % 3)
+        await alone.append(*tokens(2 * number, 2 * number + 2))
+        assert not proxy.losing
+    proxy.lose_replies()
+    await alone.append(END)
+    entries = await standing(far, key)
+    assert [entry.address.seq for entry in entries] == list(range(22))
+    assert texts(entries) == [f"word {i}" for i in range(20)]
+
+
+async def test_a_lost_reply_to_a_take_takes_once(proxy: Proxy, far: Store) -> None:
+    key = new_log()
+    await writer(far, key).append(*tokens(0, 1))
+    second = writer(far, key)
+    proxy.lose_replies(2)
+    await second.take("retry")
+    assert [type(entry.payload) for entry in await standing(far, key)] == [Token, Take]
+    assert second.entries == await standing(far, key)
+
+
+async def test_a_lost_reply_to_the_read_after_a_take_is_asked_for_again(proxy: Proxy, store: Store) -> None:
+    key = new_log()
+    await writer(store, key).append(*tokens(0, 1))
+
+    class Losing(Store):
+        lost = False
+
+        async def call(self, *command: str | bytes | int | float) -> object:
+            if command[0] == "XRANGE" and not self.lost:
+                self.lost = True
+                proxy.lose_replies()
+            return await super().call(*command)
+
+    losing = Losing(proxy.url)
+    second = writer(losing, key)
+    await second.take("retry")
+    assert losing.lost and texts(second.entries) == ["word 0"]
+    await losing.close()
+
+
+async def test_a_command_executed_after_its_time_out_changes_nothing(proxy: Proxy, far: Store) -> None:
+    key = new_log()
+    alone = writer(far, key)
+    await alone.append(*tokens(0, 1))
+    proxy.hold_requests()
+    made = proxy.accepted
+    late = asyncio.create_task(alone.append(*tokens(1, 3)))
+    await eventually(lambda: proxy.accepted >= made + 2, "two time-outs")
+    proxy.release()
+    await late
+    await alone.append(*tokens(3, 4), END)
+    entries = await standing(far, key)
+    assert [entry.address.seq for entry in entries] == list(range(5))
+    assert texts(entries) == [f"word {i}" for i in range(4)]
+
+
+async def test_a_writer_goes_on_when_the_server_is_back(proxy: Proxy, far: Store) -> None:
+    key = new_log()
+    alone = writer(far, key)
+    await alone.append(*tokens(0, 1))
+    proxy.refusing = True
+    proxy.cut()
+    waiting = asyncio.create_task(alone.append(*tokens(1, 2)))
+    refused = proxy.accepted
+    await eventually(lambda: proxy.accepted >= refused + 4, "some attempts")
+    assert not waiting.done()
+    proxy.refusing = False
+    assert await waiting == Address(1, 1)
+    assert texts(await standing(far, key)) == ["word 0", "word 1"]
+
+
+async def test_a_writer_gives_up_after_its_time(proxy: Proxy, far: Store) -> None:
+    proxy.refusing = True
+    alone = writer(far, new_log(), give_up_s=0.3)
+    for attempt in (alone.take("claim"), alone.append(*tokens(0, 1))):
+        with pytest.raises(StoreError):
+            await attempt
+
+
+async def test_at_maxmemory_a_writer_is_told_at_once_and_a_turn_is_closed(store: Store) -> None:
+    key = new_log()
+    alone = writer(store, key)
+    await alone.append(*tokens(0, 1))
+    await store.call("CONFIG", "SET", "maxmemory", 1)
+    try:
+        with pytest.raises(StoreFull):
+            await alone.append(*tokens(1, 2))
+        with pytest.raises(StoreFull):
+            await writer(store, key).take("retry")
+        assert await close_turn(store, [key], 1, new_tag(), CLOSED, ttl_s=TTL_S) == [Address(1, 1)]
+    finally:
+        await store.call("CONFIG", "SET", "maxmemory", 0)
+
+
+# ---- closing and reading
+
+
+async def test_several_logs_are_closed_in_one_round_trip(store: Store) -> None:
+    conversation = new_conversation()
+    keys = [log_key(conversation, log) for log in Log]
+    await writer(store, keys[1]).append(*tokens(0, 2))
+    await writer(store, keys[2], 2).append(*tokens(0, 1))
+    found = await close_turn(store, keys, 1, new_tag(), CLOSED, ttl_s=TTL_S)
+    assert found == [Address(1, 0), Address(1, 2), None]
+    again = await close_turn(store, keys, 1, new_tag(), Closed("bye"), ttl_s=TTL_S)
+    assert again == found
+    closed = await tail(store, keys[1])
+    assert closed is not None and closed.payload == CLOSED
+
+
+async def test_a_close_whose_reply_is_lost_lands_once(proxy: Proxy, far: Store) -> None:
+    keys = [new_log(), new_log()]
+    proxy.lose_replies(3)
+    assert await close_turn(far, keys, 1, new_tag(), CLOSED, ttl_s=TTL_S) == [Address(1, 0)] * 2
+    for key in keys:
+        assert [entry.payload for entry in await standing(far, key)] == [CLOSED]
+
+
+async def test_a_log_is_read_from_an_address_through_a_turn(store: Store) -> None:
+    key = new_log()
+    for turn in (1, 2, 3):
+        await writer(store, key, turn).append(*tokens(0, 2), END)
+
+    def addresses(*pairs: tuple[int, int]) -> list[Address]:
+        return [Address(*pair) for pair in pairs]
+
+    async def read(first: Address, last_turn: int | None = None, count: int | None = None) -> list[Address]:
+        return [entry.address for entry in await read_log(store, key, first, last_turn, count=count)]
+
+    assert await read(Address(2, 0), 2) == addresses((2, 0), (2, 1), (2, 2))
+    assert await read(Address(2, -1), 2) == await read(Address(2, 0), 2)
+    assert await read(Address(2, 2)) == addresses((2, 2), (3, 0), (3, 1), (3, 2))
+    assert await read(Address(1, 1), count=3) == addresses((1, 1), (1, 2), (2, 0))
+    assert await read(Address(4, -1)) == []
+
+
+async def test_the_tail_is_the_last_entry(store: Store) -> None:
+    key = new_log()
+    assert await tail(store, key) is None
+    await writer(store, key).append(*tokens(0, 2))
+    last = await tail(store, key)
+    assert last is not None and last == (await standing(store, key))[-1]
+
+
+async def test_trimming_drops_exactly_the_older_turns(store: Store) -> None:
+    key = new_log()
+    for turn in range(1, 6):
+        await writer(store, key, turn).append(*tokens(0, 150), END)
+    await trim_log(store, key, 4)
+    entries = await standing(store, key)
+    assert entries[0].address == Address(4, 0) and len(entries) == 2 * 151
+    assert await writer(store, key, 6).append(*tokens(0, 1)) == Address(6, 0)
