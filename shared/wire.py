@@ -58,22 +58,22 @@ class Payload:
     final: ClassVar[bool] = False
 
     def to_fields(self) -> list[bytes]:
-        """The payload as a flat list: name, value, name, value … (without `w`, `kind` and `at`)."""
+        """The payload as a flat list: name, value, name, value … (without `w`, `kind`, `at` and `sum`)."""
         flat: list[bytes] = []
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for column in _columns(type(self)):
+            value = getattr(self, column.attribute)
             if value is not None:
-                flat += [field.name.rstrip("_").encode(), _dump(value)]
+                flat += (column.name, _dump(value))
         return flat
 
     @classmethod
     def from_fields(cls, raw: Fields) -> Self:
         """The payload out of an entry's fields; unknown ones are ignored, absent ones take their default."""
         values = {}
-        for field in fields(cls):
-            value = raw.get(field.name.rstrip("_").encode())
+        for column in _columns(cls):
+            value = raw.get(column.name)
             if value is not None:
-                values[field.name] = _LOADERS[str(field.type)](value)
+                values[column.attribute] = column.load(value)
         return cls(**values)
 
 
@@ -256,6 +256,26 @@ def _dump(value: object) -> bytes:
 
 def _load_ids(raw: bytes) -> tuple[int, ...]:
     return tuple(map(int, raw.split()))
+
+
+class _Column(NamedTuple):
+    attribute: str
+    name: bytes
+    load: Callable[[bytes], object]
+
+
+_COLUMNS: dict[type[Payload], tuple[_Column, ...]] = {}
+
+
+def _columns(payload: type[Payload]) -> tuple[_Column, ...]:
+    """How each field of a payload is called in Redis, and read from there. Asked for with every entry."""
+    columns = _COLUMNS.get(payload)
+    if columns is None:
+        columns = _COLUMNS[payload] = tuple(
+            _Column(field.name, field.name.rstrip("_").encode(), _LOADERS[str(field.type)])
+            for field in fields(payload)
+        )
+    return columns
 
 
 # Keyed by the annotation as written; optional fields load like their type, for an absent one is never loaded.

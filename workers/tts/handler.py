@@ -153,9 +153,12 @@ class _Framer:
 
 
 async def _append(turn: Turn, frames: Iterator[Frame], done: _Spoken) -> None:
-    while group := list(islice(frames, FRAMES_AT_ONCE)):
+    # The very first frame goes alone: it is the one that somebody waits for.
+    at_once = FRAMES_AT_ONCE if done.samples else 1
+    while group := list(islice(frames, at_once)):
         await turn.writer.append(*group)
         done.add(group)
+        at_once = FRAMES_AT_ONCE
 
 
 async def _settings(turn: Turn) -> Open:
