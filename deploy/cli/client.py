@@ -108,7 +108,7 @@ class ParleyClient:
         if successor is not None and not successor.cancel() and successor.exception() is None:
             successor.result().cut()
         if link is not None:
-            await _bid_farewell(link)
+            await link.bid_farewell()
         if not self._messages.full():
             self._messages.put_nowait(None)
 
@@ -150,7 +150,7 @@ class ParleyClient:
     async def report_playback(self, turn: int, played_ms: float) -> None:
         """What the listener has heard of a turn. Lost with a socket: the next report says more."""
         if self._link is not None:
-            await _try_to_send(self._link, {"type": "playback", "turn": turn, "played_ms": played_ms})
+            await self._link.try_to_send({"type": "playback", "turn": turn, "played_ms": played_ms})
 
     @property
     def url(self) -> str | None:
@@ -214,9 +214,8 @@ class ParleyClient:
             await self._finish(error)
         except CannotConnect as error:
             await self._finish(ConversationLost(str(error)))
-        except (
-            Exception
-        ) as error:  # what it may be, nobody knows; but nobody shall wait for ever for the rest
+        except Exception as error:
+            # The boundary: whoever waits for the next message shall learn why none comes.
             await self._finish(error)
 
     async def _finish(self, error: Exception) -> None:
@@ -328,20 +327,5 @@ class ParleyClient:
         """Send what is due, if there is a socket; what is lost with it is sent again on the next."""
         async with self._sending:
             while self._link is not None and (message := self._outbox.next()) is not None:
-                if not await _try_to_send(self._link, message):
+                if not await self._link.try_to_send(message):
                     return
-
-
-async def _try_to_send(link: Link, message: Mapping[str, object]) -> bool:
-    try:
-        await link.send(message)
-    except LinkLost as error:
-        # Whoever reads the link finds out, too, and does something about it.
-        log.debug("not sent: %s", error)
-        return False
-    return True
-
-
-async def _bid_farewell(link: Link) -> None:
-    await _try_to_send(link, {"type": "bye"})
-    await link.close(NORMAL)

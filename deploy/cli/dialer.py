@@ -24,13 +24,19 @@ class Dialer:
     def __init__(self, urls: Sequence[str], encoding: Encoding, key: str | None) -> None:
         if not urls:
             raise ValueError("no URL to connect to")
+        self._count = len(urls)
         self._urls = itertools.cycle(urls)
         self._encoding = encoding
         self._key = key
 
     async def once(self) -> Link:
-        """A link, or the reason why there is none. Raises `CannotConnect`."""
-        return await open_link(next(self._urls), self._encoding, self._key)
+        """A link to the first edge that lets us in, each being asked once. Raises `CannotConnect`."""
+        for _ in range(self._count - 1):
+            try:
+                return await self._dial()
+            except CannotConnect as error:
+                log.debug("%s", error)
+        return await self._dial()
 
     async def insist(self, give_up_at: float) -> Link:
         """A link, as soon as an edge lets us in. Raises `CannotConnect` when that is hopeless, or too late.
@@ -40,13 +46,16 @@ class Dialer:
         pauses = backoff()
         while True:
             try:
-                return await self.once()
+                return await self._dial()
             except CannotConnect as error:
                 log.debug("%s", error)
                 pause_s = max(next(pauses), error.retry_after_s)
                 if not error.retryable or time.monotonic() + pause_s > give_up_at:
                     raise
             await asyncio.sleep(pause_s)
+
+    async def _dial(self) -> Link:
+        return await open_link(next(self._urls), self._encoding, self._key)
 
 
 def backoff() -> Iterator[float]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import binascii
 import json
+import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,18 +23,21 @@ from edge.auth import is_loopback
 from edge.protocols.encoding import Encoding, encode
 from shared.errors import ParleyError
 
+log = logging.getLogger(__name__)
+
 Message = dict[str, Any]
 """A message of the server; `audio_data` is bytes in either encoding."""
 
 OPEN_WITHIN_S = 5.0
 PING_EACH_S = 5.0
+FAREWELL_S = 1.0
+"""How long a server may take to close the socket after a goodbye."""
 MAX_MESSAGE_BYTES = 64 << 20
 
 NORMAL = 1000
 """The close code that ends the conversation too."""
 LEAVING = 1001
 ABNORMAL = 1006
-TRY_AGAIN_LATER = 1013
 REPLACED = 4001
 """The close code for a socket whose conversation was resumed on another one."""
 
@@ -73,6 +78,15 @@ class Link:
         except ConnectionClosed as error:
             raise _lost(error) from None
 
+    async def try_to_send(self, message: Mapping[str, object]) -> bool:
+        """Write a message; false if the socket has ended, which whoever receives from it finds out, too."""
+        try:
+            await self.send(message)
+        except LinkLost as error:
+            log.debug("not sent: %s", error)
+            return False
+        return True
+
     async def receive(self) -> Message:
         """The next message. May be cancelled without losing one. Raises `LinkLost`."""
         try:
@@ -83,6 +97,16 @@ class Link:
     async def close(self, code: int) -> None:
         """Close in good order. Only `NORMAL` ends the conversation."""
         await self._socket.close(code)
+
+    async def bid_farewell(self) -> None:
+        """End the conversation. The server closes when it has heard so: a close of ours would overtake what
+        it has still to read."""
+        if await self.try_to_send({"type": "bye"}):
+            with suppress(LinkLost, TimeoutError):
+                async with asyncio.timeout(FAREWELL_S):
+                    while True:
+                        await self.receive()
+        await self.close(NORMAL)
 
     def cut(self) -> None:
         """Drop the connection without a word, as a bad network does."""

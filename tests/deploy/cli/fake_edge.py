@@ -220,7 +220,7 @@ class Session:
                 await self.send(messages.pong())
             case "bye":
                 world.goodbyes += 1
-                world.wake()
+                await self.socket.close()
             case "resume" | "playback":
                 pass
             case kind:

@@ -264,6 +264,11 @@ async def test_a_server_that_cannot_be_reached_is_said_in_one_line(url: str, why
     assert "\n" not in str(caught.value)
 
 
+async def test_a_conversation_begins_at_the_first_edge_that_answers() -> None:
+    async with serving(World()) as url, ParleyClient(["ws://127.0.0.1:1/ws", url]) as client:
+        assert client.url == url
+
+
 async def test_what_is_no_parley_server_is_not_taken_for_one() -> None:
     async def babble(socket: ServerConnection) -> None:
         await socket.send('{"type": "hello"}')
