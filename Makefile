@@ -8,6 +8,9 @@ PORT ?= 8000
 CONCURRENCY ?= all=1
 DRAIN_S ?= 3
 
+# How many tests run at once.
+JOBS ?= 3
+
 PYTHON ?= python3.12 python3.11 python3
 PYTHON_FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
@@ -34,7 +37,7 @@ settings: $(VENV)/base ## print every setting: its value, default, bounds and me
 	@$(BIN)/python -m deploy.cli settings
 
 test: $(VENV)/dev ## run the tests; ARGS='-k log -x' are pytest's
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 check: $(VENV)/dev ## check format, lint and types
 	@$(BIN)/python -m ruff format --check .
