@@ -26,7 +26,7 @@ export class Conversation {
   onmessage = () => {};
   /**
    * Is called when the connection changes, with "connecting", "open", "lost", "locked" (a key is needed),
-   * "replaced" (the conversation goes on elsewhere) or "ended"; and with a reason for people, where there is one.
+   * "replaced" (the conversation goes on elsewhere) or "ended"; and, where there is one, a reason for people.
    */
   onlink = () => {};
   /** Is called when the server no longer knows the conversation and a new one has begun in its place. */
@@ -75,7 +75,7 @@ export class Conversation {
     try {
       this.#socket = new WebSocket(this.#url, ["parley", ...keys]);
     } catch {
-      this.onlink("locked", "A browser cannot send this key: it holds a character that is not allowed there.");
+      this.onlink("locked", "A browser cannot send this key: it has a character that is not allowed.");
       return;
     }
     const socket = this.#socket;
@@ -152,7 +152,8 @@ export class Conversation {
       this.#opened();
       return;
     }
-    const after = Object.fromEntries(Object.entries(this.#held).map(([log, place]) => [log, place.join("-")]));
+    const places = Object.entries(this.#held).map(([log, place]) => [log, place.join("-")]);
+    const after = Object.fromEntries(places);
     this.#send({ type: "resume", conversation_id: this.#id, resume_token: this.#token, after });
   }
 
@@ -298,7 +299,8 @@ export class Conversation {
     if (error.code === "unauthorized") {
       this.onlink("locked", this.#key ? "The server does not know this key." : "");
     } else if (answer && !error.code && this.serverConfig === null) {
-      this.#tryAgain({}, "locked", "The server did not let this page in: it may want an API key, or be full.");
+      const why = "The server did not let this page in: it may want an API key, or be full.";
+      this.#tryAgain({}, "locked", why);
     } else {
       this.#tryAgain(error.code === "overloaded" ? error : {});
     }

@@ -5,17 +5,24 @@
 
 const RATE = 16000;
 const KEPT_OPEN_MS = 30_000;
+const START_WITHIN_MS = 5000;
+const STOP_WITHIN_MS = 1000;
 
-const CONSTRAINTS = { channelCount: 1, echoCancellation: true, noiseSuppression: true, autoGainControl: true };
+const CONSTRAINTS = {
+  channelCount: 1,
+  echoCancellation: true,
+  noiseSuppression: true,
+  autoGainControl: true,
+};
 
 const REASONS = {
   NotAllowedError:
-    "The browser does not let this page use the microphone. Allow it in the site’s settings, or type instead.",
+    "The browser does not let this page use the microphone. Allow it in its settings for this site, or type.",
   NotFoundError: "No microphone was found. Connect one, or type instead.",
-  NotReadableError: "The microphone cannot be opened: another program may be using it. You can type instead.",
+  NotReadableError: "The microphone cannot be opened: another program may be using it. You can type.",
 };
 const INSECURE =
-  "A browser gives the microphone only to pages that come over https, or from this very computer. You can type instead.";
+  "A browser gives the microphone only to pages that come over https or from this computer. You can type.";
 
 /** Raised when there is no microphone to be had; the message is for people. */
 export class MicrophoneRefused extends Error {}
@@ -50,6 +57,8 @@ export class Microphone {
     port.postMessage("start");
     return () => {
       port.postMessage("stop");
+      const stuck = setTimeout(() => this.close(), STOP_WITHIN_MS);
+      ended.then(() => clearTimeout(stuck));
       this.#letGo = setTimeout(() => this.close(), KEPT_OPEN_MS);
       return ended;
     };
@@ -95,8 +104,16 @@ export class Microphone {
     node.port.onmessage = ({ data }) => this.#hear(data);
     // Only what leads to the destination is run; the node itself is silent.
     source.connect(node).connect(this.#context.destination);
-    await this.#context.resume();
+    await this.#started();
     this.#node = node;
+  }
+
+  /** A browser without any sound device never starts its clock. */
+  async #started() {
+    const tooLate = new Promise((_, reject) => {
+      setTimeout(() => reject(new Error("the sound system of this browser does not start")), START_WITHIN_MS);
+    });
+    await Promise.race([this.#context.resume(), tooLate]);
   }
 
   #hear({ samples, level, done }) {

@@ -9,7 +9,7 @@
 
 import { toBase64 } from "./base64.js";
 
-const ENDINGS = new Set(["chunked_streaming_complete", "audio_response", "audio_interrupted"]);
+const ENDINGS = new Set(["chunked_streaming_complete", "audio_interrupted"]);
 /** What comes only after the end of its utterance. */
 const LATER = new Set(["speech_stopped", "token_chunk", "semantic_chunk", "sequential_audio"]);
 const REFUSALS = new Set(["busy", "overloaded"]);
@@ -169,7 +169,7 @@ export class Outbox {
     this.#forgetThrough(this.#items.findLastIndex(proven));
   }
 
-  /** An `error` that ends no turn answers the oldest thing that was sent and is not proven, if it fits that. */
+  /** An `error` that ends no turn answers the oldest thing that is not proven, if it fits that. */
   #answered({ code }) {
     const first = this.#sent > 0 ? this.#items[0] : undefined;
     if (code === "wrong_state" && (first?.ends || first?.interrupts)) this.#forgetThrough(0);

@@ -175,7 +175,6 @@ conversation.onlink = (state, why = "") => {
     const { llm, tts } = server.engines;
     $("engines").textContent = llm && tts ? `${llm} answers, ${tts} speaks` : "no engine is running yet";
     $("text").maxLength = server.limits.max_text_characters;
-    if (newest === null) speaker.reset();
   }
   if (state !== "connecting") {
     $("key-form").hidden = state !== "locked";

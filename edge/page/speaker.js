@@ -68,12 +68,6 @@ export class Speaker {
     return (played * 1000) / RATE;
   }
 
-  /** Forget what was played. */
-  reset() {
-    this.stop();
-    this.#runs = [];
-  }
-
   /** The sample on which the next frame starts. */
   #place(turn, length, goesOn) {
     const earliest = Math.ceil(this.#context.currentTime * RATE);

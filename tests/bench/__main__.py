@@ -8,9 +8,9 @@ import json
 import sys
 from pathlib import Path
 
-from tests.bench import first_audio, hops
+from tests.bench import first_audio, hops, takeover
 
-BENCHES = {"first-audio": first_audio.run, "hops": hops.run}
+BENCHES = {"first-audio": first_audio.run, "hops": hops.run, "takeover": takeover.run}
 
 
 def main() -> int:

@@ -137,14 +137,20 @@ class Proxy:
         self._to_port = to_port
         self._server: asyncio.Server
         self._open: set[asyncio.StreamWriter] = set()
+        self._swallows = False
 
     @property
     def url(self) -> str:
         """Where it listens, over HTTP."""
         return f"http://127.0.0.1:{self.port}/"
 
+    def swallow(self) -> None:
+        """Lose whatever the page sends from now on, until its connections are cut."""
+        self._swallows = True
+
     def cut(self) -> None:
         """Drop every connection, as a bad network does."""
+        self._swallows = False
         for writer in self._open:
             writer.transport.abort()
 
@@ -163,19 +169,19 @@ class Proxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", self._to_port)
         self._open |= {writer, back}
-        await asyncio.gather(_pump(reader, back), _pump(there, writer))
+        await asyncio.gather(self._pump(reader, back, up=True), self._pump(there, writer, up=False))
         self._open -= {writer, back}
 
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    except OSError:
-        writer.transport.abort()
-    finally:
-        writer.close()
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, up: bool) -> None:
+        try:
+            while data := await reader.read(65536):
+                if not (up and self._swallows):
+                    writer.write(data)
+                    await writer.drain()
+        except OSError:
+            writer.transport.abort()
+        finally:
+            writer.close()
 
 
 def _parsed(data: str | bytes) -> Message:

@@ -133,6 +133,8 @@ async def test_a_socket_that_is_cut_while_the_user_speaks_loses_no_word(
         await visitor.page.keyboard.down("Space")
         for second in (0.6, 1.2, 1.8):
             await visitor.spoke(second)
+            proxy.swallow()
+            await visitor.spoke(second + 0.2)
             proxy.cut()
         await visitor.page.keyboard.up("Space")
         await visitor.shows("[data-part=told]", REPLY)
