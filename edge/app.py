@@ -1,6 +1,6 @@
 """The routes of an edge: the socket, the page, and how it is.
 
-/ws        the protocol, in JSON or with ?encoding=msgpack
+/ws        the protocol, in JSON or with ?encoding=msgpack; a plain GET tells why a handshake would be refused
 /healthz   200 while this process serves
 /readyz    200 when a turn that begins now would be answered
 /          the page
@@ -14,6 +14,7 @@ import logging
 import math
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -34,10 +35,31 @@ from shared.keys import Role
 
 log = logging.getLogger(__name__)
 
-PAGE = Path(__file__).parent / "page"
+FOLDER = Path(__file__).parent / "page"
 
 _STATUS = {"unauthorized": 401, "overloaded": 503}
 """How a refused handshake is answered; anything else is 400."""
+
+
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
+    "Cache-Control": "no-cache",  # or modules of two versions would mix after an update
+}
+"""What goes with each file of the page."""
+
+
+class Page(StaticFiles):
+    """The page's files, by name."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """A file, with the headers that keep the page to itself."""
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(_HEADERS)
+        return response
 
 
 class App:
@@ -53,9 +75,10 @@ class App:
         return Starlette(
             routes=[
                 WebSocketRoute("/ws", self._ws),
+                Route("/ws", self._door),
                 Route("/healthz", self._healthz),
                 Route("/readyz", self._readyz),
-                Mount("/", StaticFiles(directory=PAGE, html=True)),
+                Mount("/", Page(directory=FOLDER, html=True)),
             ],
             lifespan=self._lifespan,
         )
@@ -78,6 +101,16 @@ class App:
                     await session.run()
         except ClientError as error:
             await socket.send_denial_response(_refusal(error))
+
+    async def _door(self, request: Request) -> Response:
+        """What a browser is not told of a refused handshake: the same refusal, over HTTP."""
+        try:
+            self._gate.check(request.headers)
+            with self._sessions.place():
+                error = ClientError("bad_message", "this is a WebSocket")
+        except ClientError as refusal:
+            return _refusal(refusal)
+        return JSONResponse(messages.error(error), status_code=426, headers={"Upgrade": "websocket"})
 
     async def _healthz(self, _: Request) -> Response:
         return JSONResponse({"status": "ok", "sessions": len(self._sessions)})
