@@ -99,6 +99,9 @@ class Connection(asyncio.Protocol):
         if self.on_push is not None:
             self.on_push(reply)
             return
+        if not self._waiting:
+            # As when the server has too many clients: it says so unasked, and hangs up.
+            return self.close(f"Redis said what it was not asked for: {reply}")
         future, _ = self._waiting.popleft()
         if future.done():
             return  # Its caller was cancelled.
@@ -156,7 +159,11 @@ async def connect(url: str, timeout_s: float) -> Connection:
                 _, connection = await loop.create_connection(
                     lambda: Connection(timeout_s), host, port, ssl=tls
                 )
-            await _greet(connection, options)
+            try:
+                await _greet(connection, options)
+            except BaseException:
+                connection.close()
+                raise
     except (OSError, TimeoutError) as error:
         raise StoreError(f"Redis cannot be reached: {error or 'no connection in time'}") from error
     return connection

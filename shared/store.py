@@ -13,7 +13,9 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
-from shared.connection import Arg, Command, Connection, Reply, connect
+import hiredis
+
+from shared.connection import Arg, Command, Connection, Reply, as_error, connect
 from shared.errors import StoreError
 
 __all__ = ["Arg", "Call", "Pushes", "Reply", "Store"]
@@ -40,20 +42,20 @@ class Store:
         self.url = url
         self._timeout_s = timeout_s
         self._connection: Connection | None = None
-        self._connecting = asyncio.Lock()
+        self._connecting: asyncio.Task[Connection] | None = None
 
     async def call(self, *command: Arg) -> Reply:
         """Send one command; its raw reply."""
         connection = self._connection
         if connection is None or not connection.open:
-            connection = await self._connect()
+            connection = await self._connected()
         return await connection.send(command)[0]
 
     async def call_all(self, commands: Iterable[Command]) -> list[Reply]:
         """Send several commands in one round trip; all their replies, or the first error."""
         connection = self._connection
         if connection is None or not connection.open:
-            connection = await self._connect()
+            connection = await self._connected()
         replies = connection.send(*commands)
         return [await reply for reply in replies]
 
@@ -90,14 +92,23 @@ class Store:
 
     async def close(self) -> None:
         """Close the connection."""
+        if self._connecting is not None:
+            self._connecting.cancel()
         if self._connection is not None:
             self._connection.close()
 
+    async def _connected(self) -> Connection:
+        """The connection, once it is made. All who wait for it wait for one attempt, and share its error."""
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._connect(), name="connect")
+        return await asyncio.shield(self._connecting)
+
     async def _connect(self) -> Connection:
-        async with self._connecting:
-            if self._connection is None or not self._connection.open:
-                self._connection = await connect(self.url, self._timeout_s)
+        try:
+            self._connection = await connect(self.url, self._timeout_s)
             return self._connection
+        finally:
+            self._connecting = None
 
 
 class Pushes:
@@ -138,6 +149,8 @@ class Pushes:
             finally:
                 self._waiter = None
         reply = self._messages.popleft()
+        if isinstance(reply, hiredis.ReplyError):
+            raise as_error(reply)
         if not isinstance(reply, list):
             return "pong", "", b""
         kind, channel, data = reply if len(reply) == 3 else (reply[0], b"", reply[1])

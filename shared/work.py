@@ -215,7 +215,7 @@ class Heartbeat(threading.Thread):
             try:
                 self._beat()
             except (redis.RedisError, OSError) as error:
-                log.warning("cannot refresh claims: %s", error)
+                log.warning("a heartbeat failed: %s", error)
             self._ended.wait(max(0.0, period_s - (time.monotonic() - started)))
 
     def stop(self) -> None:
@@ -232,14 +232,15 @@ class Heartbeat(threading.Thread):
     def _beat(self) -> None:
         held = list(self._held())
         name = self._announcement.name
+        stream = work_key(self._announcement.role)
+        # Claims first: at `maxmemory` they can be refreshed, but nothing can be announced.
+        for start in range(0, len(held), REFRESH_AT_ONCE):
+            lost, _ = self._refresh(stream, held[start : start + REFRESH_AT_ONCE])
+            for claim_id in lost:
+                self._lost(claim_id.decode())
         lease_ms = int(self._lease_s * 1000)
         self._redis.set(worker_key(name), self._announcement.dump(len(held)), px=lease_ms)
         self._redis.sadd(WORKERS, name)
-        for start in range(0, len(held), REFRESH_AT_ONCE):
-            ids = held[start : start + REFRESH_AT_ONCE]
-            lost, _ = self._refresh(work_key(self._announcement.role), ids)
-            for claim_id in lost:
-                self._lost(claim_id.decode())
 
     def _refresh(self, stream: str, ids: Sequence[str]) -> Reply:
         args = (stream, GROUP, self._announcement.name, *ids)

@@ -9,12 +9,20 @@ from shared.keys import log_key
 from shared.log import LogWriter, read_log
 from shared.store import Store
 from shared.wire import Address, Entry, Log, ReplyEnd, Token, new_tag
-from tests.shared.schedules import FORGET
 
 TTL_S = 60.0
 MAX_TURN_BYTES = 8 << 20
 
 END = ReplyEnd("stop", 0, 0)
+
+FORGET = """
+local kept = redis.call('XRANGE', KEYS[1], '-', ARGV[1])
+redis.call('DEL', KEYS[1])
+for _, entry in ipairs(kept) do
+  redis.call('XADD', KEYS[1], entry[1], unpack(entry[2]))
+end
+"""
+"""Takes the tail of a stream away, after the entry whose id is given, so that lower ids may follow again."""
 
 
 def new_log() -> str:

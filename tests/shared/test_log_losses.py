@@ -1,0 +1,185 @@
+"""Writers through forgetful servers, lost replies and dead connections: nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from shared.errors import StoreError, StoreFull, TurnTaken
+from shared.log import close_turn
+from shared.store import Store
+from shared.wire import Address, Closed, Take, Token, new_tag
+from tests.conftest import eventually
+from tests.proxy import Proxy
+from tests.shared.support import END, TTL_S, forget_from, new_log, standing, texts, tokens, writer
+
+CLOSED = Closed("barge_in", heard_ms=120.0, heard_text="word 0")
+
+
+async def calls(store: Store, command: str) -> int:
+    """How often the server has executed a command."""
+    for line in (await store.call("INFO", "commandstats")).decode().split():
+        name, _, stats = line.partition(":calls=")
+        if name == f"cmdstat_{command}":
+            return int(stats.split(",")[0])
+    return 0
+
+
+# ---- a server that forgets
+
+
+async def test_a_writer_writes_all_again_that_redis_forgot(store: Store) -> None:
+    key = new_log()
+    first, alone = writer(store, key), writer(store, key)
+    await first.append(*tokens(0, 2))
+    await alone.take("retry")
+    await alone.append(*tokens(2, 5))
+    before = [(entry.address, entry.at_us, entry.payload) for entry in await standing(store, key)]
+    await store.call("FLUSHALL")
+    await store.call("FUNCTION", "FLUSH")
+    await alone.append(*tokens(5, 6), END)
+    after = await standing(store, key)
+    assert [(entry.address, entry.at_us, entry.payload) for entry in after[:6]] == before
+    assert {entry.writer for entry in after} == {alone.tag}
+    assert texts(after) == [f"word {i}" for i in range(6)]
+    assert after[-1].payload == END
+
+
+async def test_a_writer_writes_the_tail_again_that_redis_forgot(store: Store) -> None:
+    key = new_log()
+    alone = writer(store, key)
+    await alone.append(*tokens(0, 10))
+    before = await standing(store, key)
+    await forget_from(store, key, Address(1, 4))
+    assert len(await standing(store, key)) == 4
+    assert await alone.append(END) == Address(1, 10)
+    assert (await standing(store, key))[:10] == before
+
+
+async def test_a_long_turn_is_written_again_in_batches(store: Store) -> None:
+    key = new_log()
+    alone = writer(store, key)
+    for start in range(0, 600, 50):
+        await alone.append(*tokens(start, start + 50))
+    await store.call("FLUSHALL")
+    before = await calls(store, "fcall")
+    await alone.append(END)
+    assert await calls(store, "fcall") == before + 4  # the one that found it out, and three batches
+    assert texts(await standing(store, key)) == [f"word {i}" for i in range(600)]
+
+
+async def test_a_tail_forgotten_up_to_a_predecessors_is_to_be_taken_again(store: Store) -> None:
+    key = new_log()
+    first, second = writer(store, key), writer(store, key)
+    await first.append(*tokens(0, 3))
+    await second.take("retry")
+    await second.append(*tokens(3, 5))
+    await forget_from(store, key, Address(1, 2))
+    with pytest.raises(TurnTaken):
+        await second.append(*tokens(5, 6))
+    again = writer(store, key)
+    await again.take("contest")
+    assert texts(again.entries) == ["word 0", "word 1"]
+
+
+# ---- connections that fail
+
+
+async def test_a_lost_reply_doubles_nothing(proxy: Proxy, far: Store) -> None:
+    key = new_log()
+    alone = writer(far, key)
+    await alone.take("claim")
+    for number in range(10):
+        proxy.lose_replies(1 + number % 3)
+        await alone.append(*tokens(2 * number, 2 * number + 2))
+        assert not proxy.losing
+    proxy.lose_replies()
+    await alone.append(END)
+    entries = await standing(far, key)
+    assert [entry.address.seq for entry in entries] == list(range(22))
+    assert texts(entries) == [f"word {i}" for i in range(20)]
+
+
+async def test_a_lost_reply_to_a_take_takes_once(proxy: Proxy, far: Store) -> None:
+    key = new_log()
+    await writer(far, key).append(*tokens(0, 1))
+    second = writer(far, key)
+    proxy.lose_replies(2)
+    await second.take("retry")
+    assert [type(entry.payload) for entry in await standing(far, key)] == [Token, Take]
+    assert second.entries == await standing(far, key)
+
+
+async def test_a_lost_reply_to_the_read_after_a_take_is_asked_for_again(proxy: Proxy, store: Store) -> None:
+    key = new_log()
+    await writer(store, key).append(*tokens(0, 1))
+
+    class Losing(Store):
+        lost = False
+
+        async def call(self, *command: str | bytes | int | float) -> object:
+            if command[0] == "XRANGE" and not self.lost:
+                self.lost = True
+                proxy.lose_replies()
+            return await super().call(*command)
+
+    losing = Losing(proxy.url)
+    second = writer(losing, key)
+    await second.take("retry")
+    assert losing.lost and texts(second.entries) == ["word 0"]
+    await losing.close()
+
+
+async def test_a_command_executed_after_its_time_out_changes_nothing(proxy: Proxy, far: Store) -> None:
+    key = new_log()
+    alone = writer(far, key)
+    await alone.append(*tokens(0, 1))
+    proxy.hold_requests()
+    made = proxy.accepted
+    late = asyncio.create_task(alone.append(*tokens(1, 3)))
+    await eventually(lambda: proxy.accepted >= made + 2, "two time-outs")
+    proxy.release()
+    await late
+    await alone.append(*tokens(3, 4), END)
+    entries = await standing(far, key)
+    assert [entry.address.seq for entry in entries] == list(range(5))
+    assert texts(entries) == [f"word {i}" for i in range(4)]
+
+
+async def test_a_writer_goes_on_when_the_server_is_back(proxy: Proxy, far: Store) -> None:
+    key = new_log()
+    alone = writer(far, key)
+    await alone.append(*tokens(0, 1))
+    proxy.refusing = True
+    proxy.cut()
+    waiting = asyncio.create_task(alone.append(*tokens(1, 2)))
+    refused = proxy.accepted
+    await eventually(lambda: proxy.accepted >= refused + 4, "some attempts")
+    assert not waiting.done()
+    proxy.refusing = False
+    assert await waiting == Address(1, 1)
+    assert texts(await standing(far, key)) == ["word 0", "word 1"]
+
+
+async def test_a_writer_gives_up_after_its_time(proxy: Proxy, far: Store) -> None:
+    proxy.refusing = True
+    alone = writer(far, new_log(), give_up_s=0.3)
+    for attempt in (alone.take("claim"), alone.append(*tokens(0, 1))):
+        with pytest.raises(StoreError):
+            await attempt
+
+
+async def test_at_maxmemory_a_writer_is_told_at_once_and_a_turn_is_closed(store: Store) -> None:
+    key = new_log()
+    alone = writer(store, key)
+    await alone.append(*tokens(0, 1))
+    await store.call("CONFIG", "SET", "maxmemory", 1)
+    try:
+        with pytest.raises(StoreFull):
+            await alone.append(*tokens(1, 2))
+        with pytest.raises(StoreFull):
+            await writer(store, key).take("retry")
+        assert await close_turn(store, [key], 1, new_tag(), CLOSED, ttl_s=TTL_S) == [Address(1, 1)]
+    finally:
+        await store.call("CONFIG", "SET", "maxmemory", 0)
