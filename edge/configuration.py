@@ -6,6 +6,7 @@ Pure. Knows neither whether a voice exists nor how a setting is obeyed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -74,15 +75,14 @@ class Configuration:
 
     @classmethod
     def load(cls, raw: Mapping[str, Any]) -> Configuration:
-        """What `dump` wrote. Settings that another version knew are passed over."""
+        """What `dump` wrote. What only another version understands is passed over."""
         names = {field.name for field in fields(cls)}
-        return cls(
-            **{
-                name: _KINDS[name](value) if name in _KINDS else value
-                for name, value in raw.items()
-                if name in names
-            }
-        )
+        values: dict[str, Any] = {}
+        for name, value in raw.items():
+            if name in names:
+                with suppress(ValueError):
+                    values[name] = _KINDS[name](value) if name in _KINDS else value
+        return cls(**values)
 
 
 _KINDS: dict[str, Callable[[str], Any]] = {

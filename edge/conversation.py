@@ -201,7 +201,7 @@ class Conversation:
         """What a session that took over does first: finish what its predecessor may have left half done."""
         effects: list[Effect] = []
         while interrupt and len(self._line) > 1:
-            effects += self._cut("barge_in")
+            effects += self._settle(whole=True) if self._line[0].ended else self._cut("barge_in")
         return effects + self._next()
 
     def _answering(self) -> _Turn | None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-from edge.clerk import Clerk
+from edge.clerk import Clerk, Job
 from edge.conversation import Close, Effect, Offer
 from edge.dialogue import Dialogue
 from edge.downlink import Downlink
@@ -57,6 +57,7 @@ class Director:
         self._dialogue = dialogue
         self._clerk = clerk
         self._closing_audio: asyncio.Future[None] | None = None
+        self._healed_at = 0.0
         self._failing: dict[int, tuple[float, ClientError]] = {}
 
     @property
@@ -75,8 +76,9 @@ class Director:
         for effect in effects:
             match effect:
                 case Offer(turn=turn):
-                    opened = self._dialogue.notes(turn).opened
-                    self._clerk.add(f"offer of turn {turn}", partial(self._offer, turn, opened))
+                    # It may have waited for long behind another answer; its own time begins now.
+                    self._dialogue.notes(turn).moved_at = time.monotonic()
+                    self._add_offer(turn)
                 case Close():
                     self._close(effect, failure)
         if effects:
@@ -99,19 +101,21 @@ class Director:
             self._failing[turn] = (time.monotonic() + tell_within_s, error)
             self.carry_out(effects, error)
 
-    def silent(self) -> int | None:
-        """The turn that is being answered, if nothing has come of it for a while."""
-        turn = self._dialogue.conversation.awaited
-        if turn is None or time.monotonic() - self._dialogue.notes(turn).moved_at < SILENT_S:
-            return None
-        return turn
+    async def tick(self, confirm: Job) -> None:
+        """Look, about each second, at what takes too long.
 
-    async def tick(self) -> None:
-        """Look, about each second, at what takes too long."""
+        `confirm` makes sure that the utterance stands in the log.
+        """
         now = time.monotonic()
-        silent = self.silent()
-        if silent is not None and now - self._dialogue.notes(silent).moved_at > DEADLINE_S:
-            self.fail(silent, LATE)
+        awaited = self._dialogue.conversation.awaited
+        silent_s = now - self._dialogue.notes(awaited).moved_at if awaited is not None else 0.0
+        if awaited is not None and silent_s > DEADLINE_S:
+            self.fail(awaited, LATE)
+        elif awaited is not None and silent_s > SILENT_S and now - self._healed_at > SILENT_S:
+            # Should Redis have lost its last seconds: the utterance again, and its offer.
+            self._healed_at = now
+            self._clerk.add("the utterance", confirm)
+            self._add_offer(awaited)
         for turn, (due, error) in list(self._failing.items()):
             if self.downlink.has_ended(turn):
                 del self._failing[turn]
@@ -119,8 +123,12 @@ class Director:
                 del self._failing[turn]
                 await self.downlink.end(turn, error)
 
+    def _add_offer(self, turn: int) -> None:
+        opened = self._dialogue.notes(turn).opened
+        self._clerk.add(f"offer of turn {turn}", partial(self._offer, turn, opened))
+
     def _close(self, effect: Close, failure: ClientError | None) -> None:
-        heard = self.downlink.cut(effect.turn, whole=effect.whole)
+        heard = self.downlink.player.cut(effect.turn, whole=effect.whole)
         failed = failure if effect.reason == "failed" else None
         closed = Closed(
             effect.reason,

@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket
 
 from edge.clerk import Clerk
 from edge.configuration import Configuration
-from edge.conversation import Conversation, Offer, State
+from edge.conversation import Conversation, State
 from edge.dialogue import Dialogue
 from edge.director import Director
 from edge.downlink import Downlink
@@ -82,8 +82,10 @@ class Session:
         self._socket = socket
         self._encoding = encoding
         self._outlet = Outlet(socket.send, encoding)
-        self._over: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
-        self._clerk = Clerk(self.lost)
+        self._ending: Ending | None = None
+        self._over = asyncio.Event()
+        self._clerk: Clerk
+        self._writing: asyncio.Task[None] | None = None
         self._tasks: asyncio.TaskGroup
         self._heard_from = False
         self._unsettled = False
@@ -92,14 +94,11 @@ class Session:
 
     async def run(self) -> None:
         """Serve the client until it or this edge goes."""
-        bind(conversation=self._dialogue.id)
-        clerk = asyncio.create_task(self._clerk.run(), name="clerk")
         ending = DRAINED
         try:
             ending = await self._serve()
         finally:
             await self._close(ending)
-            clerk.cancel()
 
     # ---- what others tell the session
 
@@ -143,7 +142,7 @@ class Session:
                 tasks.create_task(self._receive(), name="receive")
                 tasks.create_task(self._watch(), name="watch")
                 tasks.create_task(self._tick(), name="tick")
-                await self._over
+                await self._over.wait()
                 raise _Over
         except* _Over:
             pass
@@ -153,7 +152,7 @@ class Session:
             # The boundary: whatever a client may have caused ends its own session and nothing else.
             log.error("the session broke", exc_info=errors)
             self._end(BROKEN)
-        return self._over.result()
+        return self._ending or GONE
 
     async def _receive(self) -> None:
         config = server_config(self._services)
@@ -195,15 +194,9 @@ class Session:
                 self._end(DRAINED)
 
     async def _tick(self) -> None:
-        healed: asyncio.Future[None] | None = None
         while True:
             await asyncio.sleep(TICK_S)
-            await self._director.tick()
-            silent = self._director.silent()
-            if silent is not None and (healed is None or healed.done()):
-                # Should Redis have lost its last seconds: the utterance again, and its offer.
-                healed = self._clerk.add("the utterance", self._uplink.confirm)
-                self._director.carry_out([Offer(silent)])
+            await self._director.tick(self._uplink.confirm)
 
     # ---- resuming
 
@@ -228,7 +221,6 @@ class Session:
     async def _take_over(
         self, hold: Hold, token: str, configuration: Configuration, found: Survey, has: dict[Log, Address]
     ) -> None:
-        bind(conversation=hold.conversation)
         self.hold = hold
         conversation = Conversation.restored(found.living, found.last_turn)
         dialogue = Dialogue(hold.conversation, token, configuration, conversation)
@@ -271,7 +263,9 @@ class Session:
     def _assemble(
         self, dialogue: Dialogue, transcript: Transcript | None = None, *, input_samples: int = 0
     ) -> None:
+        bind(conversation=dialogue.id)
         self._dialogue = dialogue
+        self._employ(Clerk(self.lost))
         self._director = Director(self._services, self, dialogue, self._clerk)
         self._downlink = Downlink(
             dialogue,
@@ -286,9 +280,17 @@ class Session:
             self._services, self, dialogue, self._director, self._outlet, input_samples=input_samples
         )
 
+    def _employ(self, clerk: Clerk | None) -> None:
+        """Let a clerk work outside of the task group: it has things to finish when the session is over."""
+        if self._writing is not None:
+            self._writing.cancel()
+        if clerk is not None:
+            self._clerk, self._writing = clerk, asyncio.create_task(clerk.run(), name="clerk")
+
     def _end(self, ending: Ending) -> None:
-        if not self._over.done():
-            self._over.set_result(ending)
+        if self._ending is None:
+            self._ending = ending
+            self._over.set()
 
     async def _close(self, ending: Ending) -> None:
         """Close the socket, write what is still to be written, and give the conversation up."""
@@ -296,12 +298,15 @@ class Session:
         if ending.code is not None:
             await self._outlet.close(ending.code, ending.reason)
         self._services.keeper.remove(self)
-        if not self._director.established or ending is SUPERSEDED:
-            return
+        if self._director.established and ending is not SUPERSEDED:
+            await self._give_up(ended=ending is GOODBYE)
+        self._employ(None)
+
+    async def _give_up(self, *, ended: bool) -> None:
         self._forget_unwritten_turn()
-        if ending is GOODBYE:
+        if ended:
             self._director.carry_out(self._dialogue.conversation.leave())
-        self._clerk.add("the lease", lambda: self.hold.release(ended=ending is GOODBYE))
+        self._clerk.add("the lease", lambda: self.hold.release(ended=ended))
         try:
             await asyncio.wait_for(self._clerk.finish(), FINISH_WITHIN_S)
         except TimeoutError:

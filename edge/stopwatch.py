@@ -43,3 +43,8 @@ class Stopwatch:
         if self.utterance_end is None or moment is None:
             return None
         return (moment - self.utterance_end) * 1000
+
+
+def in_ms(latency_ms: float | None) -> str:
+    """A latency for a line of the log."""
+    return "-" if latency_ms is None else f"{latency_ms:.1f} ms"

@@ -90,7 +90,7 @@ class Uplink:
             case UserInterrupt():
                 self._interrupt(message)
             case Playback():
-                self._director.downlink.report(message.turn, message.played_ms)
+                self._director.downlink.player.report(message.turn, message.played_ms)
             case Ping():
                 await self._outlet.send(messages.pong())
             case Status():
@@ -225,7 +225,7 @@ class Uplink:
         voice = self._room.voice(configuration.voice, configuration.language)
         notes.voice = voice.name if voice else configuration.voice
         notes.output_format = configuration.output_format
-        self._director.downlink.playout.paced = configuration.pacing is Pacing.REALTIME
+        self._director.downlink.player.playout.paced = configuration.pacing is Pacing.REALTIME
         if not self._director.established:
             self._director.establish()
         self._host.follow()
@@ -254,12 +254,12 @@ class Uplink:
         conversation = self._dialogue.conversation
         turn = conversation.answered or conversation.awaited
         if turn is not None and message.played_ms is not None:
-            self._director.downlink.report(turn, message.played_ms)
+            self._director.downlink.player.report(turn, message.played_ms)
         self._director.carry_out(conversation.interrupt())
 
     async def _status(self) -> None:
         conversation = self._dialogue.conversation
-        unplayed = self._director.downlink.playout.frames
+        unplayed = self._director.downlink.player.playout.frames
         await self._outlet.send(
             messages.status(self._dialogue.id, conversation.turn, conversation.state.value, unplayed)
         )

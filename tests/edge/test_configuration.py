@@ -44,4 +44,5 @@ def test_a_configuration_survives_json() -> None:
 
 
 def test_a_setting_of_another_version_is_passed_over() -> None:
-    assert Configuration.load({"voice": "anna", "mood": "sunny"}) == Configuration(voice="anna")
+    raw = {"voice": "anna", "mood": "sunny", "input_format": "opus"}
+    assert Configuration.load(raw) == Configuration(voice="anna")

@@ -249,6 +249,26 @@ async def test_a_turn_of_which_nothing_comes_ends_at_the_deadline(
         await next_turn_works(world, client, 2)
 
 
+async def test_the_time_of_a_turn_that_waited_for_another_begins_when_it_is_offered(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.director.DEADLINE_S", 1.5)
+    async with world.client(interrupt=False) as client:
+        await client.speak(SHORT)
+        answer = await world.answer(client)
+        await answer.say("A long answer.", frames=30)
+        await client.until("sequential_audio")
+        await client.speak(SHORT)
+        await answer.end()
+        await client.until("chunked_streaming_complete")
+        second = await world.answer(client, 2)
+        await second.say("Here I am.", frames=12)
+        await client.until("sequential_audio")
+        await second.end()
+        assert (await client.until("chunked_streaming_complete", "error"))["turn"] == 2
+    assert "error" not in kinds(client.received)
+
+
 async def test_a_deadline_is_told_even_when_redis_does_not_answer(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,7 +67,8 @@ async def test_what_was_heard_goes_into_the_log_as_words(world: World) -> None:
         answer = await world.answer(client)
         await answer.say("Hello!", frames=2)
         await answer.say(" One two three four five six seven.", frames=40)
-        await client.until("sequential_audio")
+        for _ in range(4):
+            await client.until("sequential_audio")
         await client.send("playback", turn=1, played_ms=10.0)
         await client.send("user_interrupt", played_ms=250.0)
         cut = await client.until("audio_interrupted")

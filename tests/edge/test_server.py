@@ -13,7 +13,10 @@ import pytest
 from websockets.asyncio.client import connect
 
 from edge.server import UNREAD_TIMEOUT_MS, listen
+from shared.keys import WORKERS, Role, worker_key
 from shared.settings import EX_CONFIG
+from shared.store import Store
+from shared.work import Announcement
 from tests.conftest import eventually
 from tests.edge.world import Client
 from tests.stack import free_port, get
@@ -60,6 +63,26 @@ async def test_a_signal_ends_the_edge_in_order_and_in_time(redis_url: str, numbe
         assert process.returncode == 0, errors
         assert "Traceback" not in errors
         assert output == ""
+
+
+async def test_once_ready_the_edge_says_where_to_talk_and_to_which_engines(
+    redis_url: str, store: Store
+) -> None:
+    port = free_port()
+    with edge(redis_url, PORT=str(port)) as process:
+        await serves(process, port)
+        assert get(f"http://127.0.0.1:{port}/readyz")[0] == 503
+        for role, engine in ((Role.REPLY, "parrot"), (Role.SPEAK, "espeak")):
+            said = Announcement(role.value, role, engine, f"{engine}: nothing better is here", 64)
+            await store.call("SET", worker_key(role.value), said.dump(0))
+            await store.call("SADD", WORKERS, role.value)
+        await eventually(lambda: get(f"http://127.0.0.1:{port}/readyz")[0] == 200, "the edge is ready")
+        process.terminate()
+        output, _ = process.communicate(timeout=10)
+    assert output == (
+        f"Parley is ready: http://127.0.0.1:{port}"
+        " (llm: parrot: nothing better is here; tts: espeak: nothing better is here)\n"
+    )
 
 
 @pytest.mark.parametrize(

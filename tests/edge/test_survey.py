@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import pytest
+
+from edge.survey import Survey, survey
+from shared.keys import log_key
+from shared.log import LogWriter, close_turn, trim_log
+from shared.store import Store
+from shared.wire import (
+    Address,
+    Chunk,
+    Closed,
+    Log,
+    Open,
+    Payload,
+    ReplyEnd,
+    SpeechEnd,
+    Take,
+    UtteranceEnd,
+    new_tag,
+)
+
+CONVERSATION = "0123456789abcdef"
+SAMPLES = bytes(3200)
+
+
+async def write(store: Store, log: Log, turn: int, *payloads: Payload) -> None:
+    key = log_key(CONVERSATION, log)
+    await LogWriter(store, key, turn, new_tag(), max_turn_bytes=1 << 20, ttl_s=60).append(*payloads)
+
+
+async def speak(store: Store, turn: int, *, ends: bool = True) -> None:
+    """An utterance of a tenth of a second stands in the log."""
+    start = (turn - 1) * 1600
+    end = (UtteranceEnd("client", start + 1600),) if ends else ()
+    await write(store, Log.AUDIO, turn, Open(chunk_id=f"c{turn}"), Chunk(start, SAMPLES), *end)
+
+
+async def answer(store: Store, turn: int, reason: str | None = "heard") -> None:
+    """The turn was answered, and closed if there is a reason to."""
+    await write(store, Log.TEXT, turn, Take(), ReplyEnd("stop", 0, 0))
+    await write(store, Log.SPEECH, turn, Take(), SpeechEnd("stop", 0))
+    if reason:
+        keys = [log_key(CONVERSATION, log) for log in (Log.TEXT, Log.SPEECH)]
+        await close_turn(store, keys, turn, new_tag(), Closed(reason), ttl_s=60)
+
+
+async def look(store: Store, **held: Address) -> Survey:
+    return await survey(store, CONVERSATION, {Log(name): address for name, address in held.items()})
+
+
+async def test_a_conversation_without_a_turn_has_nothing_to_tell(store: Store) -> None:
+    found = await look(store)
+    assert (found.last_turn, found.input_samples, found.living) == (0, 0, ())
+    assert found.follow == {Log.TEXT: 1, Log.SPEECH: 1}
+    assert found.tails == {}
+
+
+async def test_a_turn_lives_until_it_is_closed_in_text_and_in_speech(store: Store) -> None:
+    for turn in (1, 2):
+        await speak(store, turn)
+        await answer(store, turn)
+    assert (await look(store)).living == ()
+    await speak(store, 3)
+    assert (await look(store)).living == ((3, False),)
+    await answer(store, 3, reason=None)
+    assert (await look(store)).living == ((3, False),)
+    await close_turn(store, [log_key(CONVERSATION, Log.TEXT)], 3, new_tag(), Closed("heard"), ttl_s=60)
+    assert (await look(store)).living == ((3, False),)
+
+
+async def test_an_utterance_that_stands_open_is_said_to_be(store: Store) -> None:
+    await speak(store, 1)
+    await answer(store, 1, reason=None)
+    await speak(store, 2, ends=False)
+    found = await look(store)
+    assert found.living == ((1, False), (2, True))
+    assert (found.last_turn, found.input_samples) == (2, 3200)
+
+
+@pytest.mark.parametrize("takes", [1, 40])
+async def test_the_place_in_the_input_is_found_behind_entries_that_have_none(
+    store: Store, takes: int
+) -> None:
+    await speak(store, 1, ends=False)
+    writer = log_key(CONVERSATION, Log.AUDIO)
+    for _ in range(takes):
+        again = LogWriter(store, writer, 1, new_tag(), max_turn_bytes=1 << 20, ttl_s=60)
+        await again.take("resume")
+    assert (await look(store)).input_samples == 1600
+
+
+async def test_each_log_is_followed_from_the_turn_that_the_client_is_in(store: Store) -> None:
+    for turn in (1, 2, 3, 4):
+        await speak(store, turn)
+        await answer(store, turn)
+    found = await look(store, text=Address(4, 1), speech=Address(3, 0))
+    # The text of a chunk goes with its first frame: it is folded from no later than speech is.
+    assert found.follow == {Log.TEXT: 3, Log.SPEECH: 3}
+    assert set(found.openings) == {3, 4}
+    assert found.openings[4].chunk_id == "c4"
+    assert found.tails == {Log.TEXT: Address(4, 2), Log.SPEECH: Address(4, 2)}
+
+
+async def test_what_was_trimmed_is_not_asked_for(store: Store) -> None:
+    for turn in (1, 2, 3):
+        await speak(store, turn)
+        await answer(store, turn)
+    await trim_log(store, log_key(CONVERSATION, Log.SPEECH), 2)
+    found = await look(store, speech=Address(1, 5))
+    assert found.follow == {Log.TEXT: 1, Log.SPEECH: 2}
+
+
+async def test_a_client_that_claims_to_be_ahead_is_told_what_lives(store: Store) -> None:
+    await speak(store, 1)
+    found = await look(store, text=Address(99, 1), speech=Address(7, 7))
+    assert found.follow == {Log.TEXT: 1, Log.SPEECH: 1}
+
+
+async def test_turns_that_were_cut_short_are_known(store: Store) -> None:
+    for turn, reason in ((1, "barge_in"), (2, "heard"), (3, "failed"), (4, None)):
+        await speak(store, turn)
+        await answer(store, turn, reason)
+    assert (await look(store)).cut == {1, 3}
