@@ -45,6 +45,10 @@ def descendants(pid: int) -> set[int]:
     return found - {pid}
 
 
+OUTER = {"HONCHO_PROCESS_NAME", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
+"""What a Honcho or a `make` that runs the tests leaves in the environment."""
+
+
 class Running:
     """A command running as a process in a session of its own, its output in a file."""
 
@@ -52,7 +56,7 @@ class Running:
         self, command: Sequence[str], folder: Path, output: Path, environ: Mapping[str, str]
     ) -> None:
         self._output = output
-        inherited = {name: value for name, value in os.environ.items() if name != "HONCHO_PROCESS_NAME"}
+        inherited = {name: value for name, value in os.environ.items() if name not in OUTER}
         with self._output.open("wb") as log:
             self.process = subprocess.Popen(
                 command,

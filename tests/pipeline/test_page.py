@@ -209,6 +209,7 @@ async def test_a_turn_that_is_not_taken_is_explained_and_the_next_one_is_answere
         stack.start("tts")
         await stack.ready(edge)
         await visitor.press()
+        await visitor.page.wait_for_selector("li.by-voice >> nth=1")
         await visitor.spoke(0.5)
         await visitor.release()
         await visitor.shows("[data-part=told]", REPLY)
