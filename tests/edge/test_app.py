@@ -15,9 +15,9 @@ from tests.edge.world import World, running
 KEY = "a-key-of-the-test"
 
 
-async def get(world: World, path: str) -> httpx.Response:
+async def get(world: World, path: str, **headers: str) -> httpx.Response:
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{world.port}", trust_env=False) as client:
-        return await client.get(path)
+        return await client.get(path, headers=headers)
 
 
 async def refusal(world: World, query: str = "msgpack", **options: object) -> InvalidStatus:
@@ -160,3 +160,18 @@ async def test_when_the_time_to_drain_is_over_the_rest_is_closed_and_can_be_resu
             await again.until("resumed")
             await answer.end()
             await again.until("chunked_streaming_complete")
+
+
+async def test_the_page_is_sent_with_headers_that_keep_it_to_itself(world: World) -> None:
+    page = await get(world, "/")
+    assert page.status_code == 200
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert page.headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_a_browser_can_ask_why_its_socket_would_be_refused(redis_url: str) -> None:
+    async with running(redis_url, Settings(parley_api_keys=(KEY,))) as world:
+        refused = await get(world, "/ws")
+        assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized")
+        let_in = await get(world, "/ws", Authorization=f"Bearer {KEY}")
+        assert let_in.status_code == 426
