@@ -18,6 +18,9 @@
 `{id}` in a conversation's keys is written with its braces: it is a hash tag, so that all of a conversation
 lies in one Cluster slot. In the other rows `{p}` and `{name}` stand for a value; the braces round a work
 stream's name in the key of its index are real again and put the index into the slot of its stream.
+
+Channels hold nothing: a log's entries are pushed on one of the log's own name, and each edge listens on
+`edge:{tag}` for conversations that another edge has taken over.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Knows the rules for writers that `log.lua` has; knows nothing of what befalls a 
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -58,7 +59,7 @@ class Connection:
     replies: deque[tuple[Sent, Reply]] = field(default_factory=deque)
 
 
-class Client:
+class Client(ABC):
     """Sends commands, in order; after a loss the unanswered ones again, with the same bytes."""
 
     def __init__(self) -> None:
@@ -84,9 +85,9 @@ class Client:
         self.unanswered.remove(sent)
         self.heed(sent, reply)
 
+    @abstractmethod
     def heed(self, sent: Sent, reply: Reply) -> None:
         """Do as the reply says."""
-        raise NotImplementedError
 
 
 class Writer(Client):
