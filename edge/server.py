@@ -19,7 +19,7 @@ from edge.keeper import Keeper
 from edge.room import Room
 from edge.services import Services
 from edge.sessions import Sessions
-from shared import logs
+from shared import heap, logs
 from shared.errors import ParleyError, SettingsError
 from shared.keys import conversation_ttl_s
 from shared.reader import Reader
@@ -117,6 +117,7 @@ async def _serve(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     serving = asyncio.create_task(server.serve(sockets=[listening]), name="serve")
+    heap.settle()
     telling = asyncio.create_task(_tell_when_ready(settings, services.room), name="ready")
     waits = [asyncio.create_task(stop.wait()), asyncio.create_task(services.broken.wait())]
     await asyncio.wait({serving, *waits}, return_when=asyncio.FIRST_COMPLETED)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import uvloop
 
-from shared import logs
+from shared import heap, logs
 from shared.errors import ParleyError, SettingsError
 from shared.settings import EX_CONFIG, Settings, load, redis_url
 from shared.store import Store
@@ -45,6 +45,7 @@ async def _work(settings: Settings, handler: Handler, role: str) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stage.drain)
+    heap.settle()
     try:
         await stage.run()
     finally:
