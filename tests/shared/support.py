@@ -8,12 +8,13 @@ from shared.hold import new_conversation
 from shared.keys import log_key
 from shared.log import LogWriter, read_log
 from shared.store import Store
-from shared.wire import Address, Entry, Log, ReplyEnd, Token, new_tag
+from shared.wire import Address, Closed, Entry, Log, ReplyEnd, Token, new_tag
 
 TTL_S = 60.0
 MAX_TURN_BYTES = 8 << 20
 
 END = ReplyEnd("stop", 0, 0)
+CLOSED = Closed("barge_in", heard_ms=120.0, heard_text="word 0")
 
 FORGET = """
 local kept = redis.call('XRANGE', KEYS[1], '-', ARGV[1])
@@ -72,3 +73,12 @@ async def forget_from(store: Store, key: str, lost: Address) -> None:
     """Make Redis forget the log's tail from `lost` on, as after a crash."""
     kept = [entry.address for entry in await standing(store, key) if entry.address < lost]
     await store.call("EVAL", FORGET, 1, key, str(kept[-1]) if kept else "0-0")
+
+
+async def calls(store: Store, command: str) -> int:
+    """How often the server has executed a command."""
+    for line in (await store.call("INFO", "commandstats")).decode().split():
+        name, _, stats = line.partition(":calls=")
+        if name == f"cmdstat_{command}":
+            return int(stats.split(",")[0])
+    return 0

@@ -14,19 +14,7 @@ from shared.store import Store
 from shared.wire import Address, Closed, Log, Take, Token, new_tag
 from tests.conftest import eventually
 from tests.proxy import Proxy
-from tests.shared.support import END, TTL_S, new_log, standing, texts, tokens, writer
-
-CLOSED = Closed("barge_in", heard_ms=120.0, heard_text="word 0")
-
-
-async def calls(store: Store, command: str) -> int:
-    """How often the server has executed a command."""
-    for line in (await store.call("INFO", "commandstats")).decode().split():
-        name, _, stats = line.partition(":calls=")
-        if name == f"cmdstat_{command}":
-            return int(stats.split(",")[0])
-    return 0
-
+from tests.shared.support import CLOSED, END, TTL_S, calls, new_log, standing, texts, tokens, writer
 
 # ---- a writer alone
 

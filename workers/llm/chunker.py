@@ -32,6 +32,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from shared.text import speakable
+
 FIRST_WORDS_MS = 250.0
 """How long after the first token whole words are spoken without waiting for a clause."""
 CLAUSE_CHARS = 12
@@ -195,11 +197,6 @@ class Chunker:
     def _take_found(self) -> list[Piece]:
         found, self._found = self._found, []
         return found
-
-
-def speakable(text: str) -> bool:
-    """Whether a letter or digit is in `text`."""
-    return any(map(str.isalnum, text))
 
 
 def boundary_after(text: str, following: str = "") -> Boundary | None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 
-from shared.audio import FRAME_SAMPLES
+from shared.audio import FRAME_SAMPLES, SAMPLE_BYTES
 from shared.errors import TurnClosed
 from shared.keys import Role, log_key
 from shared.log import read_log
@@ -22,7 +22,6 @@ from workers.turn import Turn, entries_of
 
 log = logging.getLogger(__name__)
 
-SAMPLE_BYTES = 2
 FRAME_BYTES = FRAME_SAMPLES * SAMPLE_BYTES
 
 FRAMES_AT_ONCE = 8

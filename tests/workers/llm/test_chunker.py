@@ -13,6 +13,7 @@ from itertools import pairwise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shared.text import speakable
 from tests.workers.llm.chunking import Token, pieces_of, said_of, tokens_of, wait, work
 from workers.llm.chunker import (
     BACKLOG_MS,
@@ -23,7 +24,6 @@ from workers.llm.chunker import (
     Boundary,
     Chunker,
     Piece,
-    speakable,
 )
 
 FRAGMENTS = [

@@ -102,11 +102,6 @@ def choose_voice(voices: Iterable[Voice], request: SpeechRequest) -> Voice:
     raise EngineError(f"{who} the language {request.language!r}")
 
 
-def says_something(text: str) -> bool:
-    """Whether there is anything in a text to speak: a letter or a digit of any script."""
-    return any(map(str.isalnum, text))
-
-
 async def whole_speech(engine: Synthesizer, request: SpeechRequest) -> bytes:
     """The speech of a chunk as a whole, from an engine that makes it in pieces."""
     async with aclosing(engine.synthesize_speech_streaming(request)) as pieces:

@@ -22,7 +22,8 @@ import espeakng_loader
 
 from shared.audio import OUTPUT_RATE, Resampler
 from shared.errors import EngineError
-from workers.tts.engines import SpeechRequest, Voice, choose_voice, says_something, whole_speech
+from shared.text import speakable
+from workers.tts.engines import SpeechRequest, Voice, choose_voice, whole_speech
 
 DEFAULT_VOICE = "en-US"
 
@@ -62,7 +63,7 @@ class Espeak:
         voice = choose_voice(self._library.voices, request)
         words_per_minute = round(WORDS_PER_MINUTE * min(max(request.speed, 0.5), 2.0))
         for text in _parts(request.text):
-            if says_something(text):
+            if speakable(text):
                 speaking = _Speaking(self._library, voice, words_per_minute, text)
                 try:
                     while (pcm := await speaking.next()) is not None:

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from shared.audio import OUTPUT_RATE
 from shared.settings import Settings
+from shared.text import speakable
 from workers.clock import sleep_until
-from workers.tts.engines import SpeechRequest, Voice, choose_voice, says_something, whole_speech
+from workers.tts.engines import SpeechRequest, Voice, choose_voice, whole_speech
 
 VOICES = (Voice("tone", "en"), Voice("hum", "de"))
 """`hum` is an octave lower than `tone`."""
@@ -67,7 +68,7 @@ class Scripted:
     async def synthesize_speech_streaming(self, request: SpeechRequest) -> AsyncGenerator[bytes, None]:
         """Yield the whole tone as one piece, when it is due."""
         voice = choose_voice(VOICES, request)
-        if not says_something(request.text):
+        if not speakable(request.text):
             return
         async with self._busy.setdefault(request.conversation, asyncio.Lock()):
             asked_s = time.monotonic()
@@ -99,7 +100,7 @@ def expected(
     voice: str = VOICES[0].name,
 ) -> bytes:
     """What is spoken for a chunk: PCM16 mono 24 kHz, `ms_per_char` long for each character of `text`."""
-    if not says_something(text):
+    if not speakable(text):
         return b""
     samples = round(ms_per_char * len(text) / speed * OUTPUT_RATE / 1000)
     key = _key(hash_of(conversation), turn, chunk)

@@ -6,7 +6,8 @@ import pytest
 
 from shared.errors import EngineError, SettingsError
 from shared.settings import Settings
-from workers.tts.engines import SpeechRequest, Voice, choose_voice, load, says_something
+from shared.text import speakable
+from workers.tts.engines import SpeechRequest, Voice, choose_voice, load
 
 VOICES = (
     Voice("anna", "en-US"),
@@ -64,12 +65,12 @@ def test_a_voice_or_a_language_that_is_not_there_is_refused_for_good(
 
 @pytest.mark.parametrize("text", ["a", "…7", "«я»", "。你", "ก!", "½"])
 def test_a_letter_or_a_digit_of_any_script_is_something_to_say(text: str) -> None:
-    assert says_something(text)
+    assert speakable(text)
 
 
 @pytest.mark.parametrize("text", ["", " ", "...", " — ", "!?", "😀", "\0", "\ud800", "*_#"])
 def test_signs_alone_are_nothing_to_say(text: str) -> None:
-    assert not says_something(text)
+    assert not speakable(text)
 
 
 @pytest.mark.parametrize(
