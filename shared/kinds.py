@@ -16,6 +16,8 @@ from typing import Any
 ROLES = ("edge", "redis", "llm", "tts")
 """The roles of the Procfile, in its order."""
 
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}@[\w.-]{1,100}", re.ASCII)
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -105,6 +107,28 @@ def _parse_redis_url(text: str) -> str:
     raise ValueError
 
 
+def _parse_http_url(text: str) -> str:
+    from urllib.parse import urlsplit
+
+    url = urlsplit(text)
+    if url.scheme in ("http", "https") and url.hostname and url.port != 0 and not url.query:
+        return text.rstrip("/")
+    raise ValueError
+
+
+def _parse_model(text: str) -> str:
+    """A hub's name needs its revision: weights that change under a running service are another service."""
+    if _HUB_NAME.fullmatch(text) or Path(text).is_absolute() or text.startswith("."):
+        return text
+    raise ValueError
+
+
+def _parse_secret(text: str) -> str:
+    if not re.fullmatch(r"[!-~]{1,500}", text):
+        raise ValueError
+    return text
+
+
 def _parse_concurrency(text: str) -> str:
     for item in text.split(","):
         role, _, count = item.partition("=")
@@ -125,6 +149,14 @@ HOST = _matching(r"[^\s/]+", "a host name or an address", "a name or an address"
 NAME = _matching(
     r"[A-Za-z0-9._-]{1,100}", "at most 100 letters, digits, '.', '_' and '-'", "letters, digits, . _ -"
 )
+MODEL = Kind(
+    "ORGANISATION/NAME@REVISION, or a folder (as /models/voxtral or ./voxtral)",
+    "NAME@REVISION, a folder",
+    _parse_model,
+)
+MODEL_NAME = _matching(r"[^\s\x00-\x1f]{1,200}", "the name of a model", "a name")
+HTTP_URL = Kind("a URL as http://host:8000/v1", "http://, https://", _parse_http_url, mask_password)
+SECRET = Kind("a key without spaces", "a key", _parse_secret, lambda _: "set", secret=True)
 STRINGS = Kind(
     'a JSON list of strings, as ["Hello", "!"]',
     '["TEXT", …]',

@@ -52,10 +52,10 @@ class Settings:
         Path(".parley"), kinds.FOLDER, "folder of the embedded Redis and its redis.port"
     )
     llm_engine: str = _setting(
-        "auto", kinds.one_of("auto", "parrot", "scripted"), "engine of the LLM workers"
+        "auto", kinds.one_of("auto", "voxtral", "openai", "parrot", "scripted"), "engine of the LLM workers"
     )
     tts_engine: str = _setting(
-        "auto", kinds.one_of("auto", "espeak", "scripted"), "engine of the TTS workers"
+        "auto", kinds.one_of("auto", "kokoro", "espeak", "scripted"), "engine of the TTS workers"
     )
     concurrency: str = _setting("all=1", kinds.CONCURRENCY, "processes of each role under make run")
     drain_s: float = _setting(
@@ -92,6 +92,54 @@ class Settings:
     worker_name: str | None = _setting(
         None, kinds.NAME, "name of this worker; unset: its supervisor gives one that outlives restarts"
     )
+    history_tokens: int = _setting(
+        3072, kinds.whole(0, 1_000_000), "how much of the conversation the LLM is given back, in its tokens"
+    )
+    history_audio_s: float = _setting(
+        120.0, kinds.number(0, 3600, "s"), "how much of what the user said is kept for that, as audio"
+    )
+    device: str = _setting(
+        "auto",
+        kinds.one_of("auto", "cpu", "cuda"),
+        "where Voxtral and Kokoro compute; auto: CUDA if there is",
+    )
+    voxtral_model: str = _setting(
+        "mistralai/Voxtral-Mini-3B-2507@3060fe34b35ba5d44202ce9ff3c097642914f8f3",
+        kinds.MODEL,
+        "weights of Voxtral: NAME@REVISION on the hub, or a folder in the hub's layout",
+    )
+    voxtral_dtype: str = _setting(
+        "auto", kinds.one_of("auto", "bfloat16", "float32"), "auto: bfloat16 on CUDA, float32 on a CPU"
+    )
+    voxtral_slots: int | None = _setting(
+        None,
+        kinds.whole(1, 1024),
+        "conversations in Voxtral's batch; unset: what the memory holds, at most 64",
+    )
+    voxtral_context: int = _setting(
+        4096, kinds.whole(512, 32_768), "tokens of one conversation in Voxtral's cache, its answer included"
+    )
+    kokoro_model: str = _setting(
+        "hexgrad/Kokoro-82M@f3ff3571791e39611d31c381e3a41a3af07b4987",
+        kinds.MODEL,
+        "weights and voices of Kokoro: NAME@REVISION on the hub, or a folder in the hub's layout",
+    )
+    kokoro_parallel: int | None = _setting(
+        None, kinds.whole(1, 16), "chunks that Kokoro speaks at once; unset: 1 on a CPU, 3 on CUDA"
+    )
+    openai_base_url: str | None = _setting(
+        None, kinds.HTTP_URL, "the endpoint of LLM_ENGINE=openai, with its /v1"
+    )
+    openai_api_key: str | None = _setting(None, kinds.SECRET, "the key that the endpoint asks for")
+    openai_model: str | None = _setting(None, kinds.MODEL_NAME, "the model that the endpoint is asked for")
+    openai_timeout_s: float = _setting(
+        10.0, kinds.number(0.1, 600, "s"), "how long the endpoint may be silent before a turn fails"
+    )
+    openai_continue: str = _setting(
+        "auto",
+        kinds.one_of("auto", "yes", "no"),
+        "whether the endpoint can go on with an answer begun (auto: where it says that it is vLLM)",
+    )
     script_tokens: tuple[str, ...] = _setting(DEFAULT_SCRIPT, kinds.STRINGS, "what the scripted LLM answers")
     script_first_token_ms: float = _setting(
         95.0, kinds.number(0, 60_000, "ms"), "from the question to the scripted LLM's first token"
@@ -104,6 +152,9 @@ class Settings:
     )
     script_ms_per_char: float = _setting(
         60.0, kinds.number(1, 1000, "ms"), "audio that the scripted voice makes of a character"
+    )
+    script_echo_history: bool = _setting(
+        False, kinds.FLAG, "1: the scripted LLM answers with the history that it was given"
     )
 
     @classmethod

@@ -13,6 +13,7 @@ from typing import Protocol
 from shared.errors import SettingsError
 from shared.settings import Settings
 from shared.wire import Open, Token
+from workers.llm.history import Exchange
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +21,15 @@ class ReplyRequest:
     """What one turn asks of a speech model.
 
     `spoken` holds the tokens that already stand in the log when a turn is taken over from a dead peer: the
-    engine goes on after them (a forced prefix) and yields only what follows.
+    engine goes on after them (a forced prefix) and yields only what follows. `history` is what was said
+    before, oldest first, as much of it as fits `HISTORY_TOKENS`.
     """
 
     conversation: str
     turn: int
     settings: Open
     spoken: tuple[Token, ...] = ()
+    history: tuple[Exchange, ...] = ()
 
 
 class SpeechLM(Protocol):

@@ -29,7 +29,11 @@ class Voice:
 
 @dataclass(frozen=True, slots=True)
 class SpeechRequest:
-    """One semantic chunk to speak. `voice` and `language` are `None` for the engine's default."""
+    """One semantic chunk to speak. `voice` and `language` are `None` for the engine's default.
+
+    `dry_at_s`: when the listener will have heard all that was made before it (`time.monotonic`); `None` for
+    the first chunk of a turn, which somebody is waiting for in silence.
+    """
 
     conversation: str
     turn: int
@@ -38,6 +42,7 @@ class SpeechRequest:
     voice: str | None = None
     language: str | None = None
     speed: float = 1.0
+    dry_at_s: float | None = None
 
 
 class Synthesizer(Protocol):
