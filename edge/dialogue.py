@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from edge.configuration import Configuration
 from edge.conversation import Conversation
 from edge.protocols.native import OutputFormat
+from edge.retention import Retention
 from edge.stopwatch import Stopwatch
 
 KEPT_TURNS = 8
@@ -40,6 +41,7 @@ class Dialogue:
     token: str
     configuration: Configuration = field(default_factory=Configuration)
     conversation: Conversation = field(default_factory=Conversation)
+    retention: Retention = field(default_factory=Retention)
     _notes: dict[int, Notes] = field(default_factory=dict)
 
     def forget(self, turn: int) -> None:

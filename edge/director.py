@@ -37,9 +37,6 @@ SILENT_S = 3.0
 TELL_WITHIN_S = 3.0
 """How long the log may take to bring a failure back, before the client is told without it."""
 
-KEPT_SPEECH_TURNS = 2
-KEPT_AUDIO_TURNS = 4
-
 RETRY_S = (0.05, 1.0)
 
 LATE = ClientError("deadline", "no answer came in time; ask again", retryable=True)
@@ -167,12 +164,16 @@ class Director:
 
     async def _offer(self, turn: int, opened: asyncio.Event) -> None:
         conversation = self._dialogue.conversation
-        await opened.wait()
         delay_s = RETRY_S[0]
         while conversation.lives(turn):
             try:
-                await offer(self._services.store, Role, self._dialogue.id, turn)
-                break
+                # Trimmed before it is offered: whoever takes the turn up, and after its death another, must
+                # read the same history. Its utterance is on its way to the log meanwhile.
+                await self._trim(turn)
+                await opened.wait()
+                if conversation.lives(turn):
+                    await offer(self._services.store, Role, self._dialogue.id, turn)
+                return
             except StoreFull:
                 self.fail(turn, overloaded("there is no room for another turn"))
                 return
@@ -180,10 +181,15 @@ class Director:
                 log.debug("the offer of turn %d waits: %s", turn, error)
             await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
             delay_s = min(delay_s * 2, RETRY_S[1])
-        await self._trim(turn)
 
     async def _trim(self, turn: int) -> None:
-        """Drop turns that are no longer needed, now that this one has begun."""
-        for log_, kept in ((Log.SPEECH, KEPT_SPEECH_TURNS), (Log.AUDIO, KEPT_AUDIO_TURNS)):
-            if turn > kept - 1:
-                await trim_log(self._services.store, log_key(self._dialogue.id, log_), turn - kept + 1)
+        """Drop turns that are no longer needed, now that this one begins. Raises `StoreError`."""
+        audio_s = self._services.settings.history_audio_s
+        first_turns = self._dialogue.retention.first_turns(turn, audio_s)
+        await asyncio.gather(
+            *(
+                trim_log(self._services.store, log_key(self._dialogue.id, log_), first)
+                for log_, first in first_turns.items()
+                if first > 1
+            )
+        )

@@ -23,7 +23,8 @@ class Survey:
 
     `follow`: from the start of which turn each log must be folded, so that what a client with `held` has not
     got is told with the right numbers. `tails`: up to where `text` and `speech` stood. `cut`: turns that were
-    interrupted or failed. `openings`: the first entry of each turn that is told again.
+    interrupted or failed. `openings`: the first entry of each turn that is told again. `limits`: the first
+    and the last entries of each turn in `audio`, in order.
     """
 
     last_turn: int
@@ -33,6 +34,7 @@ class Survey:
     tails: dict[Log, Address]
     cut: frozenset[int]
     openings: dict[int, Open]
+    limits: tuple[Entry, ...]
 
 
 async def survey(store: Store, conversation: str, held: dict[Log, Address]) -> Survey:
@@ -41,7 +43,7 @@ async def survey(store: Store, conversation: str, held: dict[Log, Address]) -> S
     tails = {log: await tail(store, key) for log, key in keys.items()}
     audio = tails[Log.AUDIO]
     last_turn = audio.address.turn if audio else 0
-    first = {log: await _first_turn(store, keys[log]) for log in (Log.TEXT, Log.SPEECH)}
+    first = {log: await _first_turn(store, key) for log, key in keys.items()}
     oldest = _oldest_living([tails[Log.TEXT], tails[Log.SPEECH]], last_turn)
     speech_from = _from(held.get(Log.SPEECH), first[Log.SPEECH], oldest)
     # The text of a chunk goes with its first frame, so text is folded from no later than speech is.
@@ -56,6 +58,7 @@ async def survey(store: Store, conversation: str, held: dict[Log, Address]) -> S
         tails={log: entry.address for log, entry in tails.items() if entry and log is not Log.AUDIO},
         cut=await _cut(store, keys[Log.SPEECH], told),
         openings=await _openings(store, keys[Log.AUDIO], told),
+        limits=await _limits(store, keys[Log.AUDIO], range(first[Log.AUDIO], last_turn + 1)),
     )
 
 
@@ -101,6 +104,19 @@ async def _openings(store: Store, key: str, turns: Sequence[int]) -> dict[int, O
         if entry and isinstance(entry.payload, Open):
             openings[turn] = entry.payload
     return openings
+
+
+async def _limits(store: Store, key: str, turns: Sequence[int]) -> tuple[Entry, ...]:
+    """Of each turn two entries from its beginning and two from its end: most hold a slice of audio each."""
+    commands: list[list[Arg]] = []
+    for turn in map(str, turns):
+        commands += (["XRANGE", key, turn, turn, "COUNT", 2], ["XREVRANGE", key, turn, turn, "COUNT", 2])
+    replies = await _all(store, commands)
+    return tuple(
+        Entry.from_fields(Log.AUDIO, *found)
+        for begin, end in zip(replies[::2], replies[1::2], strict=True)
+        for found in (*begin, *reversed(end))
+    )
 
 
 async def _input_samples(store: Store, key: str) -> int:

@@ -44,6 +44,8 @@ class Utterance:
         self._writer = self._new_writer()
         await self._writer.take("resume")
         written = [entry.payload for entry in self._writer.entries]
+        for payload in written:
+            self._dialogue.retention.note(self._writer.turn, payload)
         return sum(len(payload.pcm) // 2 for payload in written if isinstance(payload, Chunk))
 
     async def append(self, payloads: Sequence[Payload]) -> bool:
@@ -75,6 +77,8 @@ class Utterance:
             effects = self._dialogue.conversation.broken(turn, "abandoned", unwritten=True)
             self._director.carry_out(effects)
             return False
+        for payload in payloads:
+            self._dialogue.retention.note(turn, payload)
         self._dialogue.notes(turn).opened.set()
         return True
 

@@ -2,8 +2,8 @@
 
 | key                      | kind   | written by       | bound                                           |
 |--------------------------|--------|------------------|-------------------------------------------------|
-| `conv:{id}:audio`        | stream | edge             | `MAX_TURN_BYTES` a turn, a few turns, TTL       |
-| `conv:{id}:text`         | stream | LLM worker       | `MAX_TURN_BYTES` a turn, TTL                    |
+| `conv:{id}:audio`        | stream | edge             | `HISTORY_AUDIO_S` and a turn, 65 turns, TTL     |
+| `conv:{id}:text`         | stream | LLM worker       | `MAX_TURN_BYTES` a turn, 129 turns, TTL         |
 | `conv:{id}:speech`       | stream | TTS worker       | `MAX_TURN_BYTES` a turn, two turns, TTL         |
 | `conv:{id}:meta`         | hash   | edge             | a fixed set of fields, TTL                      |
 | `conv:{id}:session`      | string | edge             | one tag, TTL of a session's lease               |

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from shared.keys import session_key
+from shared.settings import Settings
 from shared.wire import Chunk, Closed, Log, Take, UtteranceEnd
 from tests.conftest import eventually
 from tests.edge.world import SECOND, Answer, Client, Message, World, kinds, running
@@ -234,6 +235,24 @@ async def test_an_absent_address_means_from_the_start_of_what_is_kept(world: Wor
     assert tokens == [1, 1, 1, 2, 2, 2, 3, 3, 3]
     frames = [(m["turn"], m["frame_index"]) for m in client.received if m["type"] == "sequential_audio"]
     assert frames == [(turn, i) for turn in (2, 3) for i in range(12)]
+
+
+async def test_who_takes_a_conversation_over_keeps_as_much_audio_as_its_predecessor(redis_url: str) -> None:
+    settings = Settings(history_audio_s=2.5)
+    async with running(redis_url, settings) as world, world.client(pacing="none") as lost:
+        for turn in (1, 2, 3):
+            await lost.speak(SECOND)
+            await answered(world, lost, turn)
+            await lost.until("chunked_streaming_complete")
+        await lost.speak(SECOND[:16_000], ends=False)
+        await world.answer(lost, 4)
+        async with resuming(world, lost, after={"speech": "3-99"}) as client:
+            await client.speak(SECOND[:16_000])
+            await client.until("speech_stopped")
+            assert await world.turns_are(client, Log.AUDIO, {2, 3, 4})
+            await client.speak(SECOND)
+            await world.answer(client, 5)
+            assert await world.turns_are(client, Log.AUDIO, {3, 4, 5})
 
 
 async def test_a_token_is_good_until_its_successor_has_been_used(world: World) -> None:

@@ -237,17 +237,26 @@ async def test_every_key_of_a_conversation_has_a_time_to_live(world: World) -> N
             assert await world.store.call("PTTL", key) > 0, key
 
 
-async def test_speech_of_old_turns_is_trimmed_and_text_is_kept(world: World) -> None:
-    async with world.client(pacing="none") as client:
+async def test_when_a_turn_is_offered_the_logs_hold_what_its_history_needs_and_no_more(
+    redis_url: str,
+) -> None:
+    async with (
+        running(redis_url, Settings(history_audio_s=2.5)) as world,
+        world.client(pacing="none") as client,
+    ):
         for turn in range(1, 7):
-            await client.speak(SECOND[:640])
+            if turn == 4:
+                await client.send("text", text="Hello?")
+            else:
+                await client.speak(SECOND)
             answer = await world.answer(client, turn)
+            first_audio = {4: 2, 5: 2, 6: 3}.get(turn, 1)
+            assert await world.turns_are(client, Log.AUDIO, set(range(first_audio, turn + 1)))
+            assert await world.turns_are(client, Log.SPEECH, {max(1, turn - 1), turn})
             await answer.say("Hello!")
             await answer.end()
             await client.until("chunked_streaming_complete")
-        await eventually(partial(world.turns_are, client, Log.SPEECH, {5, 6}), "speech is trimmed")
-        await eventually(partial(world.turns_are, client, Log.AUDIO, {3, 4, 5, 6}), "audio is trimmed")
-        await eventually(partial(world.turns_are, client, Log.TEXT, set(range(1, 7))), "text is kept")
+        assert await world.turns_are(client, Log.TEXT, set(range(1, 7)))
 
 
 async def test_goodbye_ends_the_conversation(world: World) -> None:

@@ -9,7 +9,8 @@ from workers.process import main
 
 
 def _handler(settings: Settings) -> ReplyHandler:
-    return ReplyHandler(*engines.load(settings.llm_engine, settings))
+    engine, reason = engines.load(settings.llm_engine, settings)
+    return ReplyHandler(engine, reason, settings.history_tokens)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The LLM worker's part of a turn: the utterance in, tokens and semantic chunks out.
 
-Attached while the user still speaks, so that nothing but the model's own time lies between the utterance's
-end and the first token. Nothing but `take` goes into `text` before that end.
+Attached while the user still speaks, and what was said before is read meanwhile, so that nothing but the
+model's own time lies between the utterance's end and the first token. Nothing but `take` goes into `text`
+before that end.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from shared.wire import Chunk, Closed, Entry, Log, Open, Payload, ReplyEnd, Sema
 from shared.work import Announcement
 from workers.llm.chunker import Chunker, Piece
 from workers.llm.engines import ReplyRequest, SpeechLM
+from workers.llm.history import Exchange, read_history
 from workers.turn import Turn, entries_of
 
 log = logging.getLogger(__name__)
@@ -26,15 +28,19 @@ WATCH_S = 2.0
 
 
 class ReplyHandler:
-    """Answers turns with one engine. `reason` says in a plain line which engine that is, and why."""
+    """Answers turns with one engine. `reason` says in a plain line which engine that is, and why.
+
+    `history_tokens`: how much of what was said before the engine is given; 0: nothing.
+    """
 
     role = Role.REPLY
     output = Log.TEXT
     others: tuple[Log, ...] = (Log.SPEECH,)
 
-    def __init__(self, engine: SpeechLM, reason: str) -> None:
+    def __init__(self, engine: SpeechLM, reason: str, history_tokens: int = 0) -> None:
         self._engine = engine
         self._reason = reason
+        self._history_tokens = history_tokens
 
     def announcement(self, name: str, slots: int) -> Announcement:
         """The engine, as edges name it."""
@@ -45,20 +51,25 @@ class ReplyHandler:
         audio = turn.follow(Log.AUDIO)
         watch = asyncio.create_task(_close_when_abandoned(turn))
         try:
+            history = await read_history(
+                turn.store, turn.conversation, turn.number, self._history_tokens, self._engine.cost
+            )
             entries = entries_of(audio, turn.number)
             opening = await anext(entries)
             if not isinstance(opening.payload, Open):
                 raise TurnClosed(f"{audio.key}: turn {turn.number} begins with {opening.payload.kind}")
-            await self._reply(turn, opening.payload, _utterance(turn, entries))
+            await self._reply(turn, opening.payload, history, _utterance(turn, entries))
         finally:
             watch.cancel()
             audio.close()
 
-    async def _reply(self, turn: Turn, settings: Open, audio: AsyncIterator[bytes]) -> None:
+    async def _reply(
+        self, turn: Turn, settings: Open, history: tuple[Exchange, ...], audio: AsyncIterator[bytes]
+    ) -> None:
         reply = _Reply(turn)
         if settings.text is not None:
             turn.step()
-        request = ReplyRequest(turn.conversation, turn.number, settings, tuple(reply.tokens))
+        request = ReplyRequest(turn.conversation, turn.number, settings, tuple(reply.tokens), history)
         stream = self._engine.process_chunked_streaming(request, audio)
         coming = asyncio.ensure_future(_next_or_none(stream))
         reason = "length"

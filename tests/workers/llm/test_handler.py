@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
 import pytest
 
+from shared.errors import StoreError
 from shared.keys import Role, log_key
 from shared.log import close_turn
 from shared.settings import DEFAULT_SCRIPT, Settings
@@ -25,9 +28,37 @@ from shared.work import offer
 from tests.conftest import eventually
 from tests.workers.conftest import Desk, Running
 from workers.llm import engines
+from workers.llm.engines import ReplyRequest
+from workers.llm.engines.scripted import Scripted
 from workers.llm.handler import ReplyHandler
+from workers.llm.history import Exchange
 
 REPLY = "".join(DEFAULT_SCRIPT)
+
+
+class Listener(Scripted):
+    """The scripted engine, which also shows what was asked of it, as soon as it is asked."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.asked: list[ReplyRequest] = []
+
+    def process_chunked_streaming(
+        self, request: ReplyRequest, audio: AsyncIterator[bytes]
+    ) -> AsyncGenerator[Token, None]:
+        """The script."""
+        self.asked.append(request)
+        return super().process_chunked_streaming(request, audio)
+
+    def cost(self, exchange: Exchange) -> int:
+        """Every turn counts the same."""
+        return 1
+
+
+@pytest.fixture
+def listener(settings: Settings) -> Listener:
+    """An engine that shows what it was asked."""
+    return Listener(settings)
 
 
 @pytest.fixture
@@ -126,6 +157,83 @@ async def test_a_reply_goes_on_where_a_dead_worker_left_it(
         await desk.ask(1, None, Role.REPLY)
         await eventually(lambda: desk.ended(Log.TEXT, 1), "the reply")
     assert _story(await desk.read(Log.TEXT, 1)) == (REPLY, REPLY)
+
+
+async def _answered(desk: Desk, turn: int, heard: str, settings: Open | None = None) -> None:
+    """A turn from its question to its closing, with what was heard of it."""
+    await desk.ask(turn, settings, Role.REPLY)
+    await eventually(lambda: desk.ended(Log.TEXT, turn), "the reply")
+    keys = [log_key(desk.conversation, log) for log in (Log.TEXT, Log.SPEECH)]
+    await close_turn(desk.store, keys, turn, desk.tag, Closed("heard", heard_text=heard), ttl_s=60)
+
+
+async def test_the_engine_is_given_what_was_said_before_while_the_user_still_speaks(
+    store: Store, desk: Desk, running: Running, listener: Listener
+) -> None:
+    async with running(ReplyHandler(listener, "", history_tokens=2)):
+        for turn in (1, 2, 3):
+            await _answered(desk, turn, f"{turn}.")
+        audio = desk.writer(Log.AUDIO, 4)
+        await audio.append(Open(), Chunk(0, bytes(640)))
+        await offer(store, [Role.REPLY], desk.conversation, 4)
+        await eventually(lambda: len(listener.asked) == 4, "the engine is asked")
+        await audio.append(UtteranceEnd("client", 320))
+        await eventually(lambda: desk.ended(Log.TEXT, 4), "the reply")
+    heard = [[exchange.reply for exchange in request.history] for request in listener.asked]
+    assert heard == [[], ["1."], ["1.", "2."], ["2.", "3."]]
+    assert {exchange.audio for request in listener.asked for exchange in request.history} == {bytes(3200)}
+
+
+async def test_prompt_and_voice_may_change_from_turn_to_turn(
+    desk: Desk, running: Running, listener: Listener
+) -> None:
+    settings = [
+        Open(prompt="Be brief.", voice="anna", language="en-GB"),
+        Open(prompt="Sei höflich.", voice="bruno", language="it"),
+        Open(),
+    ]
+    async with running(ReplyHandler(listener, "", history_tokens=9)):
+        for turn, opening in enumerate(settings, 1):
+            await _answered(desk, turn, REPLY, opening)
+    assert [request.settings for request in listener.asked] == settings
+    assert [exchange.reply for exchange in listener.asked[-1].history] == [REPLY, REPLY]
+
+
+async def test_who_takes_a_turn_over_gives_its_engine_the_same_history(
+    desk: Desk, running: Running, listener: Listener
+) -> None:
+    async with running(ReplyHandler(listener, "", history_tokens=9)):
+        await _answered(desk, 1, "Hello!")
+        dead = desk.writer(Log.TEXT, 2, new_tag())
+        await dead.take("claim", "dead")
+        await dead.append(*_tokens(2))
+        await desk.ask(2, None, Role.REPLY)
+        await eventually(lambda: desk.ended(Log.TEXT, 2), "the reply")
+    taken_over = listener.asked[-1]
+    assert taken_over.history == (Exchange(1, bytes(3200), None, "Hello!"),)
+    assert [token.text for token in taken_over.spoken] == list(DEFAULT_SCRIPT[:2])
+
+
+async def test_a_turn_whose_history_cannot_be_read_is_given_up_and_taken_up_again(
+    desk: Desk, running: Running, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call_all, refusals = desk.store.call_all, 1
+
+    async def refused_once(commands: Sequence[Sequence[str]]) -> list[object]:
+        nonlocal refusals
+        if commands[0][0] == "XRANGE" and refusals:
+            refusals -= 1
+            raise StoreError("Redis is away")
+        return await call_all(commands)
+
+    async with running(ReplyHandler(listener, "", history_tokens=9)):
+        await _answered(desk, 1, "Hello!")
+        monkeypatch.setattr(desk.store, "call_all", refused_once)
+        await desk.ask(2, None, Role.REPLY)
+        await eventually(lambda: desk.ended(Log.TEXT, 2), "the reply")
+    assert refusals == 0
+    assert listener.asked[-1].history == (Exchange(1, bytes(3200), None, "Hello!"),)
+    assert _story([e for e in await desk.read(Log.TEXT, 2) if e.payload.kind != "closed"]) == (REPLY, REPLY)
 
 
 async def test_a_turn_that_is_closed_while_the_user_speaks_is_left(

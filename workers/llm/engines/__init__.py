@@ -52,6 +52,10 @@ class SpeechLM(Protocol):
         """The whole reply to a whole utterance (PCM16 mono 16 kHz). Raises `EngineError`."""
         ...
 
+    def cost(self, exchange: Exchange) -> int:
+        """What a past turn takes of `HISTORY_TOKENS`, in this engine's tokens. Does not block."""
+        ...
+
 
 def load(name: str, settings: Settings) -> tuple[SpeechLM, str]:
     """The engine that `LLM_ENGINE` names, and one plain line: which one was taken, and why.

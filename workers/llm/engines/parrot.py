@@ -1,7 +1,7 @@
 """The embedded engine: recognises the words on the CPU, while they are spoken, and says them back.
 
-Owns what is said. It is no model of speech and does not pretend to be one: at the end of its first answer in
-a conversation it says that it is a parrot.
+Owns what is said. It is no model of speech and does not pretend to be one: at the end of its answers it says
+that it is a parrot, until that was heard in one of those that it remembers.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from itertools import dropwhile
 from shared.wire import Token
 from workers.llm.engines import ReplyRequest, whole_reply
 from workers.llm.engines.ears import Ears
+from workers.llm.history import Exchange, rough_cost
 
 NOT_UNDERSTOOD = "I did not catch that."
-CONFESSION = " I am a parrot, and only repeat words. For real answers, choose a speech model as my engine."
+ADMISSION = " I am a parrot, and only repeat words."
+CONFESSION = ADMISSION + " For real answers, choose a speech model as my engine."
 
 HEARD = ("I", " heard", ":")
 READ = ("You", " wrote", ":")
@@ -48,7 +50,7 @@ class Parrot:
             lead, words = HEARD, [f" {_spelt(word)}" for word in heard]
         else:
             lead, words = READ, _pieces(f" {text.strip()}")
-        closing = _pieces(CONFESSION) if request.turn == 1 else []
+        closing = [] if _admitted(request.history) else _pieces(CONFESSION)
         said = [token.text for token in request.spoken]
         rest = rest_of_answer(said, lead, words, closing)
         for place, piece in enumerate(rest, len(said)):
@@ -59,6 +61,14 @@ class Parrot:
     async def process_realtime_chunk(self, request: ReplyRequest, audio: bytes) -> str:
         """The whole answer."""
         return await whole_reply(self, request, audio)
+
+    def cost(self, exchange: Exchange) -> int:
+        """About what a speech model would take."""
+        return rough_cost(exchange)
+
+
+def _admitted(history: Sequence[Exchange]) -> bool:
+    return any(ADMISSION in exchange.reply for exchange in history)
 
 
 def rest_of_answer(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from hypothesis import given
@@ -13,8 +13,16 @@ from shared.wire import Open, Token
 from tests.workers.llm.engines.conftest import Audio
 from workers.llm.engines import ReplyRequest
 from workers.llm.engines.ears import Ears
-from workers.llm.engines.parrot import CONFESSION, HEARD, NOT_UNDERSTOOD, Parrot, rest_of_answer
+from workers.llm.engines.parrot import (
+    ADMISSION,
+    CONFESSION,
+    HEARD,
+    NOT_UNDERSTOOD,
+    Parrot,
+    rest_of_answer,
+)
 from workers.llm.engines.recogniser import SECOND_BYTES
+from workers.llm.history import Exchange
 
 CLOSING = [" I", " am", " a", " parrot."]
 
@@ -26,10 +34,16 @@ def parrot(ears: Ears) -> Parrot:
     return Parrot(ears)
 
 
+TOLD = NOT_UNDERSTOOD + CONFESSION
+
+
 def asked(
-    turn: int = 2, text: str | None = None, spoken: tuple[Token, ...] = (), most: int = 256
+    text: str | None = None, spoken: tuple[Token, ...] = (), most: int = 256, replies: Sequence[str] = (TOLD,)
 ) -> ReplyRequest:
-    return ReplyRequest("conversation", turn, Open(text=text, max_reply_tokens=most), spoken)
+    """A question after these replies, of which one, if not told otherwise, says who speaks."""
+    history = tuple(Exchange(turn, b"", "hello", reply) for turn, reply in enumerate(replies, 1))
+    settings = Open(text=text, max_reply_tokens=most)
+    return ReplyRequest("conversation", len(history) + 1, settings, spoken, history)
 
 
 async def silence() -> AsyncIterator[bytes]:
@@ -50,7 +64,7 @@ def joined(tokens: list[Token]) -> str:
 
 
 async def test_the_recording_is_said_back(parrot: Parrot, jfk: bytes, in_pieces: Audio) -> None:
-    tokens = await answer(parrot, asked(turn=1), in_pieces(jfk))
+    tokens = await answer(parrot, asked(replies=()), in_pieces(jfk))
     reply = joined(tokens)
     assert reply.startswith("I heard: ")
     assert "fellow" in reply
@@ -59,9 +73,23 @@ async def test_the_recording_is_said_back(parrot: Parrot, jfk: bytes, in_pieces:
     assert [token.ids for token in tokens] == [(place,) for place in range(len(tokens))]
 
 
-async def test_it_confesses_in_the_first_turn_only(parrot: Parrot) -> None:
-    assert joined(await answer(parrot, asked(turn=1), silence())) == NOT_UNDERSTOOD + CONFESSION
-    assert joined(await answer(parrot, asked(turn=2), silence())) == NOT_UNDERSTOOD
+@pytest.mark.parametrize(
+    ("replies", "confesses"),
+    [
+        ((), True),
+        (("",), True),
+        (("You wrote: hello. I am a parrot,", "You"), True),
+        ((NOT_UNDERSTOOD + ADMISSION,), False),
+        ((NOT_UNDERSTOOD + ADMISSION + " For real",), False),
+        ((TOLD, NOT_UNDERSTOOD), False),
+        ((NOT_UNDERSTOOD, TOLD), False),
+    ],
+)
+async def test_it_says_that_it_is_a_parrot_until_that_was_heard(
+    parrot: Parrot, replies: Sequence[str], confesses: bool
+) -> None:
+    reply = joined(await answer(parrot, asked(text="Hi!", replies=replies), never()))
+    assert reply == "You wrote: Hi!" + (CONFESSION if confesses else "")
 
 
 @pytest.mark.parametrize(
@@ -97,16 +125,16 @@ async def test_no_more_tokens_come_than_are_wanted(parrot: Parrot) -> None:
 async def test_a_turn_that_was_taken_over_goes_on_after_what_was_said(
     parrot: Parrot, fellow: bytes, in_pieces: Audio
 ) -> None:
-    whole = await answer(parrot, asked(turn=1), in_pieces(fellow))
-    request = asked(turn=1, spoken=tuple(whole[:5]))
+    whole = await answer(parrot, asked(replies=()), in_pieces(fellow))
+    request = asked(replies=(), spoken=tuple(whole[:5]))
     assert await answer(parrot, request, in_pieces(fellow)) == whole[5:]
 
 
 async def test_the_whole_answer_is_what_was_said_and_the_rest(parrot: Parrot) -> None:
     whole = "You wrote: hello." + CONFESSION
-    assert await parrot.process_realtime_chunk(asked(turn=1, text="hello"), b"") == whole
+    assert await parrot.process_realtime_chunk(asked(replies=(), text="hello"), b"") == whole
     spoken = (Token("You", (0,)), Token(" wrote", (1,)))
-    assert await parrot.process_realtime_chunk(asked(turn=1, text="hello", spoken=spoken), b"") == whole
+    assert await parrot.process_realtime_chunk(asked(replies=(), text="hello", spoken=spoken), b"") == whole
 
 
 async def test_closing_while_it_listens_leaves_it_ready_for_the_next(

@@ -13,6 +13,7 @@ from shared.settings import Settings
 from shared.wire import Open, Token
 from workers.llm.engines import ReplyRequest, scripted
 from workers.llm.engines.scripted import Scripted
+from workers.llm.history import Exchange
 
 SCRIPT = ("One", ",", " two", " three", ".")
 
@@ -122,6 +123,34 @@ async def test_no_token_is_early_by_the_real_clock() -> None:
         assert time.monotonic() >= asked_s + (5 + 3 * place) / 1000
         place += 1
     assert place == len(SCRIPT)
+
+
+@pytest.mark.parametrize(
+    ("history", "answer"),
+    [
+        ((), "[3 prompt null voice null]"),
+        (
+            (Exchange(1, bytes(80_000), None, "Hello! Yes"), Exchange(2, b"", 'And "now"?', "")),
+            '[1 user 2.50 s] [1 reply "Hello! Yes"] [2 user "And \\"now\\"?"] [2 reply ""] '
+            "[3 prompt null voice null]",
+        ),
+    ],
+)
+async def test_the_echo_says_what_was_said_before(history: tuple[Exchange, ...], answer: str) -> None:
+    echoing = Scripted(Settings(script_echo_history=True, script_first_token_ms=0, script_inter_token_ms=0))
+    request = ReplyRequest("conversation", 3, Open(), history=history)
+    tokens = [token async for token in echoing.process_chunked_streaming(request, utterance())]
+    assert "".join(token.text for token in tokens) == answer
+    assert [token.ids for token in tokens] == [(place,) for place in range(len(history) + 1)]
+
+
+async def test_the_echo_says_the_settings_of_the_turn_and_goes_on_after_a_take_over() -> None:
+    echoing = Scripted(Settings(script_echo_history=True, script_first_token_ms=0, script_inter_token_ms=0))
+    settings, history = Open(prompt="Be brief.", voice="anna"), (Exchange(1, b"", "Hi", "Hello!"),)
+    spoken = (Token('[1 user "Hi"] [1 reply "Hello!"] ', (0,)),)
+    request = ReplyRequest("conversation", 2, settings, spoken, history)
+    tokens = [token async for token in echoing.process_chunked_streaming(request, utterance())]
+    assert tokens == [Token('[2 prompt "Be brief." voice "anna"]', (1,))]
 
 
 async def test_the_whole_answer_is_the_tokens_joined() -> None:
