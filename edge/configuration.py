@@ -54,6 +54,15 @@ class Configuration:
         """With what an utterance asks for itself."""
         return self.changed(Configure(voice=message.voice, prompt=message.prompt, speed=message.speed))
 
+    def in_its_language(self, speaks: Callable[[str, str], bool]) -> Configuration:
+        """With the voice's own language where another one was set before the voice was chosen.
+
+        `speaks` says whether a voice, by its name, speaks a language.
+        """
+        if self.voice is None or self.language is None or speaks(self.voice, self.language):
+            return self
+        return replace(self, language=None)
+
     def opening(self, *, text: str | None = None, chunk_id: str | None = None) -> Open:
         """The first entry of a turn under these settings."""
         return Open(

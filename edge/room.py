@@ -135,23 +135,34 @@ class Room:
             raise overloaded("every worker is busy")
 
     def check(self, voice: str | None, language: str | None) -> None:
-        """Raises `ClientError` `unsupported` for a voice or a language that no worker speaks."""
+        """Raises `ClientError` `unsupported` for a voice or a language that no worker speaks, and for a
+        voice with a language that is not its own. While no worker is known, everything passes.
+        """
         voices = self.voices()
         if not voices:
             return
-        if voice is not None and voice not in {each.name for each in voices}:
+        named = [each for each in voices if voice in (None, each.name)]
+        if voice is not None and not named:
             raise ClientError("unsupported", f"there is no voice {voice[:60]!r}")
-        if language is not None and not any(_speaks(each, language) for each in voices):
+        if language is None or any(_speaks(each, language) for each in named):
+            return
+        if voice is None:
             raise ClientError("unsupported", f"no voice speaks the language {language[:60]!r}")
+        raise ClientError(
+            "unsupported",
+            f"the voice {voice!r} speaks {_listed(each.language for each in named)}, not {language[:60]!r}: "
+            "name a voice of that language, or leave the language to the voice",
+        )
+
+    def speaks(self, voice: str, language: str) -> bool:
+        """Whether a voice is known to speak a language."""
+        return any(each.name == voice and _speaks(each, language) for each in self.voices())
 
     def voice(self, voice: str | None, language: str | None) -> Voice | None:
         """The voice that a turn with these settings is spoken with, as far as it is known."""
-        voices = self.voices()
-        if voice is not None:
-            return next((each for each in voices if each.name == voice), None)
-        if language is not None:
-            return next((each for each in voices if _speaks(each, language)), None)
-        return voices[0] if voices else None
+        named = [each for each in self.voices() if voice in (None, each.name)]
+        fitting = [each for each in named if language is None or _speaks(each, language)]
+        return fitting[0] if fitting else None
 
     async def _announced(self) -> tuple[Worker, ...]:
         names = sorted(name.decode() for name in await self._store.call("SMEMBERS", WORKERS))
@@ -201,6 +212,10 @@ def _after(groups: Sequence[Reply]) -> str:
         if group[b"name"] == GROUP.encode():
             return "(" + str(group[b"last-delivered-id"].decode())
     return "-"
+
+
+def _listed(languages: Iterable[str]) -> str:
+    return ", ".join(map(repr, dict.fromkeys(languages)))
 
 
 def _speaks(voice: Voice, language: str) -> bool:

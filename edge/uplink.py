@@ -140,6 +140,8 @@ class Uplink:
         """An utterance with its first slice; `None` if nothing is in it that does not stand in the log."""
         conversation, before = self._dialogue.conversation, self._intake.position
         configuration = self._dialogue.configuration.for_utterance(message)
+        if message.voice:
+            configuration = configuration.in_its_language(self._room.speaks)
         self._check_room(configuration)
         self._intake.start(configuration)
         payloads = self._decoded(message, begins=True)
@@ -241,6 +243,8 @@ class Uplink:
 
     async def _configure(self, message: Configure) -> None:
         changed = self._dialogue.configuration.changed(message)
+        if message.voice and message.language is None:
+            changed = changed.in_its_language(self._room.speaks)
         self._room.check(changed.voice, changed.language)
         self._dialogue.configuration = changed
         self._director.establish()

@@ -27,6 +27,16 @@ def test_an_utterance_overrides_voice_prompt_and_speed_for_itself() -> None:
     assert configuration.for_utterance(AudioChunk(b"\0\0")) == configuration
 
 
+def test_a_language_that_the_voice_does_not_speak_gives_way_to_the_voice_s() -> None:
+    def speaks(voice: str, language: str) -> bool:
+        return (voice, language) == ("anna", "en")
+
+    fitting, foreign = Configuration(voice="anna", language="en"), Configuration(voice="anna", language="it")
+    assert fitting.in_its_language(speaks) == fitting
+    assert foreign.in_its_language(speaks) == Configuration(voice="anna")
+    assert Configuration(language="it").in_its_language(speaks) == Configuration(language="it")
+
+
 def test_an_opening_holds_what_the_workers_need() -> None:
     configuration = Configuration(voice="anna", prompt="Be brief.", seed=7, temperature=0.0)
     assert configuration.opening(text="hello") == Open(

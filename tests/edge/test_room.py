@@ -136,6 +136,26 @@ async def test_a_voice_or_language_that_nobody_speaks_is_named_and_refused(
     assert repr(voice if voice != "anna" and voice else language) in refused.value.message
 
 
+async def test_a_voice_with_a_language_of_another_is_refused_and_both_are_named(room: Room) -> None:
+    with pytest.raises(ClientError, match="'anna' speaks 'en-GB', not 'it': name a voice") as refused:
+        room.check("anna", "it")
+    assert refused.value.code == "unsupported"
+    assert room.speaks("bruno", "IT") and room.speaks("anna", "en")
+    assert not room.speaks("anna", "it") and not room.speaks("carla", "it")
+
+
+async def test_a_voice_of_two_languages_speaks_both(store: Store, room: Room) -> None:
+    await announce(store, Role.SPEAK, ANNA, ("anna", "cy"), name="speak.2")
+    await room.look()
+    room.check("anna", "cy")
+    assert room.voice("anna", "cy") == Voice("anna", "cy")
+    assert room.voice("anna", None) == Voice("anna", "en-GB")
+
+
+async def test_while_no_voice_is_known_everything_passes(store: Store) -> None:
+    Room(store).check("anna", "it")
+
+
 async def test_the_default_voice_is_the_first_or_the_first_of_its_language(room: Room) -> None:
     assert room.voice(None, None) == Voice("anna", "en-GB")
     assert room.voice(None, "it") == Voice("bruno", "it")

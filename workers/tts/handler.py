@@ -1,5 +1,7 @@
 """The TTS worker's part of a turn: semantic chunks in, 100 ms audio frames out.
 
+    chunk ─> its spoken form ─> engine ─> frames ─> log
+
 Attached before the first chunk exists. A frame never spans two chunks, and the last frame of a chunk says so:
 that is what lets another worker go on in the middle of a sentence.
 """
@@ -8,16 +10,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 
-from shared.audio import FRAME_SAMPLES, SAMPLE_BYTES
+from shared.audio import FRAME_SAMPLES, OUTPUT_RATE, SAMPLE_BYTES
 from shared.errors import TurnClosed
 from shared.keys import Role, log_key
 from shared.log import read_log
 from shared.wire import Address, Closed, Frame, Log, Open, ReplyEnd, Semantic, SpeechEnd
 from shared.work import Announcement
-from workers.tts.engines import SpeechRequest, Synthesizer
+from workers.tts.engines import SpeechRequest, Synthesizer, choose_voice
+from workers.tts.text import spoken_form
 from workers.turn import Turn, entries_of
 
 log = logging.getLogger(__name__)
@@ -68,6 +72,7 @@ class SpeechHandler:
     async def _speak(self, turn: Turn, request: SpeechRequest, done: _Spoken) -> None:
         """Append the frames of one chunk, without those that a predecessor wrote."""
         asked_at = time.monotonic()
+        request = replace(request, text=self._spoken_form(request), dry_at_s=done.dry_at_s)
         framer = _Framer(request.chunk, done.offset(request.chunk))
         turn.step()
         stream = self._engine.synthesize_speech_streaming(request)
@@ -87,29 +92,42 @@ class SpeechHandler:
         await _append(turn, framer.finish(), done)
         turn.step(computing=False)
 
+    def _spoken_form(self, request: SpeechRequest) -> str:
+        """The chunk's text as its voice should say it. Raises `EngineError` where there is no such voice."""
+        return spoken_form(request.text, choose_voice(self._engine.voices(), request).language)
+
 
 class _Spoken:
-    """How far the speech of a turn stands in its log."""
+    """How far the speech of a turn stands in its log, and how long its listener has something to hear."""
 
     def __init__(self, turn: Turn) -> None:
-        frames = [entry.payload for entry in turn.writer.entries if isinstance(entry.payload, Frame)]
         self.chunk = 0
         """The first chunk that is not whole."""
         self.samples = 0
+        self.dry_at_s: float | None = None
+        """When all that was written will have been heard (`time.monotonic`); `None`: nothing was."""
         self._offset = 0
-        self.add(frames)
-        if frames:
+        now_s, now_us = time.monotonic(), time.time() * 1e6
+        for entry in turn.writer.entries:
+            if isinstance(entry.payload, Frame):
+                # Another machine's clock may be ahead of this one's, but what stands there is not to come.
+                self.add([entry.payload], now_s - max(0.0, now_us - entry.at_us) / 1e6)
+        if self.samples:
             log.info("going on at chunk %d after %d samples of it", self.chunk, self._offset)
 
     def offset(self, chunk: int) -> int:
         """How many samples of this chunk stand in the log."""
         return self._offset if chunk == self.chunk else 0
 
-    def add(self, frames: list[Frame]) -> None:
-        """Count frames that were written."""
+    def add(self, frames: Iterable[Frame], written_at_s: float) -> None:
+        """Count frames that were written: they are heard after those before them, or, where the listener
+        had nothing left to hear, from the time when they were written (`time.monotonic`).
+        """
         for frame in frames:
             samples = len(frame.pcm) // SAMPLE_BYTES
             self.samples += samples
+            dry_at_s = written_at_s if self.dry_at_s is None else max(self.dry_at_s, written_at_s)
+            self.dry_at_s = dry_at_s + samples / OUTPUT_RATE
             self.chunk = frame.chunk + 1 if frame.last else frame.chunk
             self._offset = 0 if frame.last else frame.offset_samples + samples
 
@@ -156,7 +174,7 @@ async def _append(turn: Turn, frames: Iterator[Frame], done: _Spoken) -> None:
     at_once = FRAMES_AT_ONCE if done.samples else 1
     while group := list(islice(frames, at_once)):
         await turn.writer.append(*group)
-        done.add(group)
+        done.add(group, time.monotonic())
         at_once = FRAMES_AT_ONCE
 
 

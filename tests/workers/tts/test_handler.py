@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import AsyncGenerator, Callable
+
 import pytest
 
+from shared.audio import OUTPUT_RATE
 from shared.keys import Role, log_key
 from shared.log import close_turn
 from shared.settings import Settings
 from shared.store import Store
+from shared.text import speakable
 from shared.wire import (
     Closed,
     Entry,
@@ -24,6 +29,7 @@ from shared.wire import (
 from tests.conftest import eventually
 from tests.workers.conftest import Desk, Running
 from workers.tts import engines
+from workers.tts.engines import SpeechRequest, Voice, whole_speech
 from workers.tts.engines.scripted import expected
 from workers.tts.handler import SpeechHandler
 
@@ -143,3 +149,111 @@ async def test_a_voice_that_does_not_exist_fails_the_turn_for_good(
     closed = (await desk.read(Log.SPEECH, 1))[-1].payload
     assert isinstance(closed, Closed)
     assert (closed.reason, closed.code, closed.retryable) == ("failed", "engine_failed", False)
+
+
+class Listed:
+    """Keeps what it was asked for, and when, and speaks a second of silence for each chunk of words."""
+
+    name = "listed"
+    default_voice = "anna"
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[float, SpeechRequest]] = []
+
+    def voices(self) -> tuple[Voice, ...]:
+        return (Voice("anna", "en-GB"), Voice("bruno", "it"))
+
+    async def synthesize_speech_streaming(self, request: SpeechRequest) -> AsyncGenerator[bytes, None]:
+        self.asked.append((time.monotonic(), request))
+        if speakable(request.text):
+            yield bytes(2 * OUTPUT_RATE)
+
+    async def synthesize_speech(self, request: SpeechRequest) -> bytes:
+        return await whole_speech(self, request)
+
+    def texts(self) -> list[str]:
+        return [request.text for _, request in self.asked]
+
+    def dry_s(self) -> list[float | None]:
+        return [request.dry_at_s for _, request in self.asked]
+
+
+async def _speak(
+    desk: Desk, running: Running, engine: Listed, *texts: str, settings: Open | None = None
+) -> None:
+    chunks: list[Payload] = [Semantic(text, 0, len(text), "sentence_end") for text in texts]
+    async with running(SpeechHandler(engine, "the test asks for it")):
+        await desk.ask(1, settings, Role.SPEAK)
+        await _write_text(desk, *chunks, ReplyEnd("stop", 0, len(chunks)))
+        await eventually(lambda: desk.ended(Log.SPEECH, 1), "the speech")
+
+
+@pytest.mark.parametrize(
+    ("settings", "spoken"),
+    [
+        (Open(), "5 percent of example dot com"),
+        (Open(voice="bruno"), "5 per cento of example punto com"),
+        (Open(language="it"), "5 per cento of example punto com"),
+    ],
+)
+async def test_the_engine_is_given_what_its_voice_should_say(
+    settings: Open, spoken: str, desk: Desk, running: Running
+) -> None:
+    engine = Listed()
+    await _speak(desk, running, engine, "**5%** of example.com", " and more.", settings=settings)
+    assert engine.texts() == [spoken, " and more."]
+
+
+async def test_a_chunk_of_marks_alone_has_no_frames_and_is_not_the_first_one(
+    desk: Desk, running: Running
+) -> None:
+    engine = Listed()
+    await _speak(desk, running, engine, "**", "Hello.", " 😀", " Yes.")
+    frames = [e.payload for e in await desk.read(Log.SPEECH, 1) if isinstance(e.payload, Frame)]
+    assert {frame.chunk for frame in frames} == {1, 3}
+    assert [dry is None for dry in engine.dry_s()] == [True, True, False, False]
+
+
+async def test_later_chunks_say_when_the_listener_will_have_heard_all_before_them(
+    desk: Desk, running: Running
+) -> None:
+    began = time.monotonic()
+    engine = Listed()
+    await _speak(desk, running, engine, "One.", " Two.", " Three.")
+    ended = time.monotonic()
+    first, second, third = engine.dry_s()
+    assert first is None and second is not None and third is not None
+    assert began + 1.0 <= second <= ended + 1.0
+    # A second of speech each, made far sooner than it is heard.
+    assert third - second == pytest.approx(1.0, abs=max(0.0, ended - began - 1.0) + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("ago_s", "left_s"),
+    [((0.0, 0.0), 0.2), ((10.0, 10.0), -9.8), ((10.0, 4.0), -3.9), ((-50.0, -50.0), 0.2)],
+    ids=["just now", "long ago", "dry in between", "by a clock ahead"],
+)
+async def test_after_a_take_over_the_frames_in_the_log_count_from_when_they_were_written(
+    ago_s: tuple[float, float],
+    left_s: float,
+    desk: Desk,
+    running: Running,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dead = desk.writer(Log.SPEECH, 1, new_tag())
+    await dead.take("claim", "dead")
+    wrote_at = time.monotonic()
+    for place, ago in enumerate(ago_s):
+        with monkeypatch.context() as past:
+            past.setattr("shared.log._now_us", _clock(ago))
+            await dead.append(Frame(0, 2400 * place, place == 1, bytes(FRAME)))
+    engine = Listed()
+    await _speak(desk, running, engine, "One.", " Two.")
+    ((asked_at, request),) = engine.asked
+    assert (request.chunk, request.dry_at_s is None) == (1, False)
+    assert request.dry_at_s is not None
+    assert wrote_at + left_s - 0.01 <= request.dry_at_s <= asked_at + left_s + 0.01
+
+
+def _clock(ago_s: float) -> Callable[[], int]:
+    return lambda: int((time.time() - ago_s) * 1e6)
