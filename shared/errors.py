@@ -44,11 +44,15 @@ class StoryForked(LogError):
 
 
 class EngineError(ParleyError):
-    """Raised by an engine that cannot do what it was asked; `retryable` says whether a repeat may work."""
+    """Raised by an engine that cannot do what it was asked; `retryable` says whether a repeat may work.
 
-    def __init__(self, message: str, *, retryable: bool = False) -> None:
+    `final`: not a repeat of this turn, which ends at once; the client may ask again.
+    """
+
+    def __init__(self, message: str, *, retryable: bool = False, final: bool = False) -> None:
         super().__init__(message)
         self.retryable = retryable
+        self.final = final
 
 
 class AudioError(ParleyError):

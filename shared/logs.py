@@ -18,7 +18,10 @@ _conversation: contextvars.ContextVar[str] = contextvars.ContextVar("conversatio
 _turn: contextvars.ContextVar[int | None] = contextvars.ContextVar("turn", default=None)
 
 # These tell at INFO what our own lines tell better, or say it twice.
-_QUIET = ("asyncio", "httpcore", "httpx", "redis", "uvicorn", "uvicorn.access", "uvicorn.error", "websockets")
+_QUIET = (
+    "asyncio", "httpcore", "httpcore2", "httpx", "httpx2", "openai", "redis", "uvicorn", "uvicorn.access",
+    "uvicorn.error", "websockets",
+)  # fmt: skip
 _FRAMES = 8
 
 

@@ -133,7 +133,9 @@ class Settings:
     openai_api_key: str | None = _setting(None, kinds.SECRET, "the key that the endpoint asks for")
     openai_model: str | None = _setting(None, kinds.MODEL_NAME, "the model that the endpoint is asked for")
     openai_timeout_s: float = _setting(
-        10.0, kinds.number(0.1, 600, "s"), "how long the endpoint may be silent before a turn fails"
+        8.0,
+        kinds.number(0.1, 600, "s"),
+        "how long the endpoint may be silent before an attempt fails; below STALL_S",
     )
     openai_continue: str = _setting(
         "auto",

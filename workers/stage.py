@@ -243,8 +243,8 @@ class Stage:
             await self._fail(held.claim, turn, str(error), retryable=True)
             return None
         except EngineError as error:
-            if not error.retryable:
-                await self._fail(held.claim, turn, str(error), retryable=False)
+            if error.final or not error.retryable:
+                await self._fail(held.claim, turn, str(error), retryable=error.retryable)
                 return None
             log.warning("the engine failed: %s", error)
             cause = "retry"

@@ -152,6 +152,20 @@ async def test_what_cannot_be_done_is_not_tried_again(desk: Desk, running: Runni
     assert len(handler.turns) == 1
 
 
+async def test_what_only_another_turn_can_do_ends_this_one_at_once(desk: Desk, running: Running) -> None:
+    async def give_up(turn: Turn) -> None:
+        raise EngineError("the thread is lost", retryable=True, final=True)
+
+    handler = Replies(give_up)
+    async with running(handler):
+        await desk.ask(1, None, Role.REPLY)
+        await eventually(lambda: desk.ended(Log.SPEECH, 1), "both logs are closed")
+    closed = (await desk.read(Log.TEXT, 1))[-1].payload
+    assert isinstance(closed, Closed)
+    assert (closed.code, closed.message, closed.retryable) == ("engine_failed", "the thread is lost", True)
+    assert len(handler.turns) == 1
+
+
 async def test_a_turn_that_the_edge_closes_ends_at_the_next_append(
     store: Store, desk: Desk, running: Running
 ) -> None:
