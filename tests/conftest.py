@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,10 @@ settings.load_profile("parley")
 
 AUDIO = Path(__file__).parent / "audio"
 WITHIN_S = 20.0
+
+# Several tests run at once, with processes of their own: threads of one model that wait for each other's turn
+# on a few cores take many times as long as one. Before torch is imported, here and in those processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 DEBIAN_REDIS = shutil.which("redis-server")
 
@@ -58,6 +63,22 @@ async def reader(store: Store) -> AsyncIterator[Reader]:
     yield reader
     running.cancel()
     await asyncio.wait([running])
+
+
+@pytest.fixture(scope="session")
+def voxtral_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Voxtral with random weights, in the hub's layout."""
+    from tests.checkpoints import voxtral
+
+    return voxtral.build(tmp_path_factory.mktemp("voxtral"))
+
+
+@pytest.fixture(scope="session")
+def kokoro_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Kokoro with random weights and a voice of each language, in the hub's layout."""
+    from tests.checkpoints import kokoro
+
+    return kokoro.build(tmp_path_factory.mktemp("kokoro"))
 
 
 async def eventually(

@@ -1,0 +1,1 @@
+"""Checkpoints of the real classes with random weights: tiny ones for tests, full-size ones for benchmarks."""
