@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from shared.errors import EngineError, SettingsError
 from shared.settings import Settings
 from shared.text import speakable
+from tests.checkpoints.kokoro import kokoro_folder as kokoro_folder
 from workers.tts.engines import SpeechRequest, Voice, choose_voice, load
 
 VOICES = (
@@ -76,7 +80,6 @@ def test_signs_alone_are_nothing_to_say(text: str) -> None:
 @pytest.mark.parametrize(
     ("asked", "taken", "why"),
     [
-        ("auto", "espeak", "TTS_ENGINE is auto"),
         ("espeak", "espeak", "asks for it"),
         ("scripted", "scripted", "asks for it"),
     ],
@@ -89,5 +92,39 @@ def test_an_engine_is_loaded_by_its_name_and_says_why(asked: str, taken: str, wh
 
 
 def test_an_engine_that_does_not_exist_is_a_bad_setting() -> None:
-    with pytest.raises(SettingsError, match="TTS_ENGINE is 'piper'; expected auto, espeak or scripted"):
+    with pytest.raises(SettingsError, match="TTS_ENGINE is 'piper'; expected auto, kokoro, espeak or"):
         load("piper", Settings())
+
+
+def test_auto_without_weights_is_espeak_and_says_how_to_get_them(tmp_path: Path) -> None:
+    engine, reason = load("auto", Settings(kokoro_model=str(tmp_path)))
+    assert engine.name == "espeak"
+    assert reason == "espeak, the embedded engine: no weights of Kokoro here (parley models pull kokoro)"
+
+
+def test_auto_without_the_packages_is_espeak_and_says_how_to_get_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "misaki", None)
+    engine, reason = load("auto", Settings(kokoro_model=str(tmp_path)))
+    assert engine.name == "espeak"
+    assert reason.endswith("the packages of the models are not installed (make models)")
+
+
+def test_auto_with_weights_is_kokoro_and_says_what_it_computes_on(kokoro_folder: Path) -> None:
+    engine, reason = load("auto", Settings(kokoro_model=str(kokoro_folder), device="cpu"))
+    assert engine.name == "kokoro"
+    assert reason == "kokoro (CPU): its weights are here"
+
+
+def test_kokoro_asked_for_by_name_never_falls_back(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="parley models pull kokoro"):
+        load("kokoro", Settings(kokoro_model=str(tmp_path)))
+
+
+def test_a_missing_package_is_one_line_that_says_what_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "kokoro", None)
+    with pytest.raises(EngineError, match="needs the package 'kokoro', which is not installed: make models"):
+        load("kokoro", Settings(kokoro_model=str(tmp_path)))
