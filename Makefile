@@ -15,16 +15,19 @@ PYTHON ?= python3.12 python3.11 python3
 PYTHON_FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 PINNED := deploy/constraints.txt
+# An index of PyTorch's own with another build of torch than PyPI's: CPU only, or for another CUDA.
+TORCH ?=
 # A virtual environment whose Python has gone is no virtual environment.
 STALE := $(if $(wildcard $(BIN)/python),,FORCE)
 
 .DEFAULT_GOAL := help
-.PHONY: help run settings test check format bench clean FORCE
+.PHONY: help run models settings test check format bench clean FORCE
 
 help: ## list the commands
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
 	@echo
 	@echo '  make run PORT=9000 CONCURRENCY=llm=2,tts=3   another port, more workers'
+	@echo '  make models TORCH=https://download.pytorch.org/whl/cpu   torch from this index (here: without CUDA)'
 	@echo '  make run PYTHON=/usr/bin/python3.11          which Python to make $(VENV) with (3.11 or 3.12)'
 
 run: $(VENV)/base ## start everything, and stop it on Ctrl-C
@@ -32,6 +35,8 @@ run: $(VENV)/base ## start everything, and stop it on Ctrl-C
 		PORT='$(PORT)' CONCURRENCY='$(CONCURRENCY)' DRAIN_S='$(DRAIN_S)'; \
 	python -m deploy.cli settings --check && \
 	exec python -m honcho start --no-prefix --port "$$PORT" --concurrency "$$CONCURRENCY"
+
+models: $(VENV)/models ## add what Voxtral, Kokoro and LLM_ENGINE=openai need (1.9 GB, more with CUDA)
 
 settings: $(VENV)/base ## print every setting: its value, default, bounds and meaning
 	@$(BIN)/python -m deploy.cli settings
@@ -69,7 +74,14 @@ $(VENV)/base: pyproject.toml $(PINNED) $(STALE)
 	@$(PIP) install --constraint $(PINNED) --editable .
 	@touch $@
 
-$(VENV)/dev: $(VENV)/base
+# Not compiled to bytecode, for most of it is never imported: what is, the first import compiles.
+$(VENV)/models: $(VENV)/base $(if $(TORCH),FORCE)
+	@echo 'Installing the models into $(VENV) (once, some minutes) …'
+	@$(if $(TORCH),$(PIP) install --constraint $(PINNED) --index-url '$(TORCH)' --force-reinstall --no-deps torch)
+	@$(PIP) install --no-compile --constraint $(PINNED) --editable '.[models,openai]'
+	@touch $@
+
+$(VENV)/dev: $(VENV)/models
 	@echo 'Installing what the tests and checks need …'
-	@$(PIP) install --constraint $(PINNED) --editable '.[dev]'
+	@$(PIP) install --constraint $(PINNED) --editable '.[dev,models,openai]'
 	@touch $@

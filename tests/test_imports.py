@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +22,12 @@ ALLOWED = {
 }
 MAY_IMPORT_ALL = "deploy/cli/"
 
-MODELS = {"torch", "transformers", "kokoro", "pocketsphinx", "espeakng_loader"}
+MODELS = {
+    "torch", "transformers", "mistral_common", "kokoro", "misaki", "spacy", "phonemizer", "openai",
+    "pocketsphinx", "espeakng_loader",
+}  # fmt: skip
+EXTRA = sorted(MODELS - {"pocketsphinx", "espeakng_loader"} | {"huggingface_hub", "safetensors", "loguru"})
+"""What the base installation does without."""
 ENGINES = ("workers/llm/engines/", "workers/tts/engines/")
 
 
@@ -45,3 +53,44 @@ def test_a_module_imports_only_what_its_room_may(path: Path) -> None:
     if not name.startswith(ENGINES):
         assert not imported & MODELS
     assert "tests" not in imported
+
+
+BASE = """
+import sys
+from importlib import import_module
+
+from shared.settings import Settings
+from deploy.cli.main import COMMANDS
+
+for command in COMMANDS:
+    import_module(f"deploy.cli.{command}")
+for module in ("edge.server", "workers.process", "workers.llm.handler", "workers.tts.handler"):
+    import_module(module)
+for role in ("llm", "tts"):
+    engine, reason = import_module(f"workers.{role}.engines").load("auto", Settings())
+    print(engine.name, reason)
+print("imported:", *(name for name in sys.argv[1:] if sys.modules.get(name)))
+"""
+
+
+def _start_the_base(tmp_path: Path, before: str) -> list[str]:
+    environ = {**os.environ, "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "error", "-c", before + BASE, *EXTRA]
+    ended = subprocess.run(command, env=environ, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.splitlines()
+
+
+def test_everything_starts_without_the_packages_of_the_models(tmp_path: Path) -> None:
+    hide = f"import sys; sys.modules.update(dict.fromkeys({EXTRA}))\n"
+    llm, tts, imported = _start_the_base(tmp_path, hide)
+    assert llm.startswith("parrot parrot, ") and llm.endswith("are not installed (make models)")
+    assert tts.startswith("espeak espeak, ") and tts.endswith("are not installed (make models)")
+    assert imported == "imported:"
+
+
+def test_without_weights_no_model_library_is_imported(tmp_path: Path) -> None:
+    llm, tts, imported = _start_the_base(tmp_path, "")
+    assert llm.endswith("no weights of Voxtral here (parley models pull voxtral)")
+    assert tts.endswith("no weights of Kokoro here (parley models pull kokoro)")
+    assert imported in ("imported:", "imported: huggingface_hub"), "the hub's client looks into its cache"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import uvloop
 
 from shared import heap, logs
-from shared.errors import ParleyError, SettingsError
+from shared.errors import EngineError, ParleyError, SettingsError
 from shared.settings import EX_CONFIG, Settings, load, redis_url
 from shared.store import Store
 from workers.stage import Handler, Stage
@@ -21,17 +21,29 @@ log = logging.getLogger(__name__)
 
 REDIS_WAIT_S = 30.0
 
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+"""Read by the model libraries as they are imported: a worker downloads nothing, whatever is missing."""
+
 
 def main(role: str, make_handler: Callable[[Settings], Handler]) -> int:
-    """Run a worker until SIGTERM or SIGINT; its exit status. 78 means a setting that cannot be used."""
+    """Run a worker until SIGTERM or SIGINT; its exit status.
+
+    78 means a setting that cannot be used, an engine that cannot be loaded included: what is missing or wrong
+    then is so at the next start too.
+    """
     settings = load()
     logs.configure(settings.log_level, role)
+    os.environ.update(OFFLINE)
     try:
         handler = make_handler(settings)
-        uvloop.run(_work(settings, handler, role))
     except SettingsError as error:
         log.error("bad setting: %s", error)
         return EX_CONFIG
+    except EngineError as error:
+        log.error("%s", error)
+        return 1 if error.retryable else EX_CONFIG
+    try:
+        uvloop.run(_work(settings, handler, role))
     except ParleyError as error:
         log.error("%s", error)
         return 1

@@ -13,7 +13,17 @@ from typing import Protocol
 from shared.errors import SettingsError
 from shared.settings import Settings
 from shared.wire import Open, Token
+from workers import checkpoint, packages
+from workers.llm.engines.voxtral import files
 from workers.llm.history import Exchange
+from workers.packages import installed, needed_for
+
+ASKED_FOR = "LLM_ENGINE asks for it"
+
+VOXTRAL_PACKAGES = ("huggingface_hub", "torch", "transformers", "mistral_common")
+
+VOXTRAL_FREE_BYTES = 12 * 10**9
+"""What `auto` wants to find free on the CUDA device: the weights in bfloat16, and room for a few slots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,26 +70,68 @@ class SpeechLM(Protocol):
 def load(name: str, settings: Settings) -> tuple[SpeechLM, str]:
     """The engine that `LLM_ENGINE` names, and one plain line: which one was taken, and why.
 
-    Blocks while the engine loads. Raises `SettingsError` for a name that no engine has, `EngineError` for an
-    engine that cannot be loaded.
+    Only `auto` chooses; an engine that is asked for by name is that one or none. Blocks while the engine
+    loads. Raises `SettingsError` for a name that no engine has, `EngineError` for an engine that cannot be
+    loaded.
     """
     match name:
         case "auto":
-            from workers.llm.engines.parrot import Parrot
+            lacking = _lacking_for_voxtral(settings)
+            if lacking is None:
+                return _voxtral(settings, "its weights and a CUDA device with room are here")
+            return _parrot(), f"parrot, the embedded engine: {lacking}"
+        case "voxtral":
+            return _voxtral(settings, ASKED_FOR)
+        case "openai":
+            with needed_for("LLM_ENGINE=openai", "openai"):
+                from workers.llm.engines.openai import Openai
 
-            return (
-                Parrot(),
-                "parrot, the embedded engine: LLM_ENGINE is auto",
-            )
+                endpoint = Openai(settings)
+                return endpoint, f"openai ({endpoint.description}): {ASKED_FOR}"
         case "parrot":
-            from workers.llm.engines.parrot import Parrot
-
-            return Parrot(), "parrot: LLM_ENGINE asks for it"
+            return _parrot(), f"parrot: {ASKED_FOR}"
         case "scripted":
             from workers.llm.engines.scripted import Scripted
 
-            return Scripted(settings), "scripted: LLM_ENGINE asks for it"
-    raise SettingsError(f"LLM_ENGINE is {name!r}; expected auto, parrot or scripted")
+            return Scripted(settings), f"scripted: {ASKED_FOR}"
+    raise SettingsError(f"LLM_ENGINE is {name!r}; expected auto, voxtral, openai, parrot or scripted")
+
+
+def _voxtral(settings: Settings, why: str) -> tuple[SpeechLM, str]:
+    with needed_for("LLM_ENGINE=voxtral", *VOXTRAL_PACKAGES):
+        # Known at once, and not after the seconds that the imports take.
+        checkpoint.find(settings.voxtral_model, files.FILES, files.COMMAND)
+        from workers.llm.engines.voxtral.engine import Voxtral
+
+        engine = Voxtral(settings)
+        return engine, f"voxtral ({engine.description}): {why}"
+
+
+def _parrot() -> SpeechLM:
+    from workers.llm.engines.parrot import Parrot
+
+    return Parrot()
+
+
+def _lacking_for_voxtral(settings: Settings) -> str | None:
+    """What keeps `auto` from taking Voxtral, the cheapest question first; `None`: nothing.
+
+    torch takes seconds and hundreds of megabytes to import: only where there are weights to use it on.
+    """
+    if not installed(*VOXTRAL_PACKAGES):
+        return f"the packages of the models are not installed ({packages.COMMAND})"
+    if not checkpoint.present(settings.voxtral_model, files.FILES):
+        return f"no weights of Voxtral here ({files.COMMAND})"
+    if settings.device == "cpu":
+        return "Voxtral is too slow without CUDA, and DEVICE is cpu"
+    import torch
+
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    free_bytes, _ = torch.cuda.mem_get_info()
+    if free_bytes < VOXTRAL_FREE_BYTES:
+        return f"{free_bytes / 1e9:.1f} GB of {VOXTRAL_FREE_BYTES / 1e9:.0f} GB are free on the CUDA device"
+    return None
 
 
 async def whole_reply(engine: SpeechLM, request: ReplyRequest, audio: bytes) -> str:

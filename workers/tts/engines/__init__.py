@@ -12,6 +12,13 @@ from typing import Protocol
 
 from shared.errors import EngineError, SettingsError
 from shared.settings import Settings
+from workers import checkpoint, packages
+from workers.packages import installed, needed_for
+from workers.tts.engines.kokoro import files
+
+KOKORO_PACKAGES = ("huggingface_hub", "torch", "kokoro", "misaki")
+
+ASKED_FOR = "TTS_ENGINE asks for it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +79,50 @@ class Synthesizer(Protocol):
 def load(name: str, settings: Settings) -> tuple[Synthesizer, str]:
     """The engine that `TTS_ENGINE` names, and one plain line: which one was taken, and why.
 
-    Blocks while the engine loads. Raises `SettingsError` for a name that no engine has, `EngineError` for an
-    engine that cannot be loaded.
+    Only `auto` chooses; an engine that is asked for by name is that one or none. Blocks while the engine
+    loads. Raises `SettingsError` for a name that no engine has, `EngineError` for an engine that cannot be
+    loaded.
     """
     match name:
         case "auto":
-            from workers.tts.engines.espeak import Espeak
-
-            return Espeak(), "espeak, the embedded engine: TTS_ENGINE is auto"
+            lacking = _lacking_for_kokoro(settings)
+            if lacking is None:
+                return _kokoro(settings, "its weights are here")
+            return _espeak(), f"espeak, the embedded engine: {lacking}"
+        case "kokoro":
+            return _kokoro(settings, ASKED_FOR)
         case "espeak":
-            from workers.tts.engines.espeak import Espeak
-
-            return Espeak(), "espeak: TTS_ENGINE asks for it"
+            return _espeak(), f"espeak: {ASKED_FOR}"
         case "scripted":
             from workers.tts.engines.scripted import Scripted
 
-            return Scripted(settings), "scripted: TTS_ENGINE asks for it"
-    raise SettingsError(f"TTS_ENGINE is {name!r}; expected auto, espeak or scripted")
+            return Scripted(settings), f"scripted: {ASKED_FOR}"
+    raise SettingsError(f"TTS_ENGINE is {name!r}; expected auto, kokoro, espeak or scripted")
+
+
+def _kokoro(settings: Settings, why: str) -> tuple[Synthesizer, str]:
+    with needed_for("TTS_ENGINE=kokoro", *KOKORO_PACKAGES):
+        # Known at once, and not after the seconds that the imports take.
+        checkpoint.find(settings.kokoro_model, files.FILES, files.COMMAND)
+        from workers.tts.engines.kokoro.engine import Kokoro
+
+        engine = Kokoro(settings)
+        return engine, f"kokoro ({engine.description}): {why}"
+
+
+def _espeak() -> Synthesizer:
+    from workers.tts.engines.espeak import Espeak
+
+    return Espeak()
+
+
+def _lacking_for_kokoro(settings: Settings) -> str | None:
+    """What keeps `auto` from taking Kokoro; `None`: nothing. Imports no model library to find out."""
+    if not installed(*KOKORO_PACKAGES):
+        return f"the packages of the models are not installed ({packages.COMMAND})"
+    if not checkpoint.present(settings.kokoro_model, files.FILES):
+        return f"no weights of Kokoro here ({files.COMMAND})"
+    return None
 
 
 def choose_voice(voices: Iterable[Voice], request: SpeechRequest) -> Voice:
