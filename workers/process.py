@@ -29,7 +29,7 @@ def main(role: str, make_handler: Callable[[Settings], Handler]) -> int:
     """Run a worker until SIGTERM or SIGINT; its exit status.
 
     78 means a setting that cannot be used, an engine that cannot be loaded included: what is missing or wrong
-    then is so at the next start too.
+    then is so at the next start too. Not so a GPU that is full: that is 1, and worth another start.
     """
     settings = load()
     logs.configure(settings.log_level, role)

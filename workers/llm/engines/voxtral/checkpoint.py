@@ -76,7 +76,9 @@ def load(settings: Settings) -> Checkpoint:
     try:
         model = model.to(device).eval().requires_grad_(False)
     except torch.OutOfMemoryError as error:
-        raise EngineError(f"the weights of Voxtral do not fit on {device}: {first_line(error)}") from None
+        # A process that was killed may hold its memory a moment longer than its successor takes to get here.
+        message = f"the weights of Voxtral do not fit on {device}: {first_line(error)}"
+        raise EngineError(message, retryable=True) from None
     return Checkpoint(model, vocabulary, dtype, device)
 
 
@@ -110,7 +112,8 @@ def slots_of(settings: Settings, checkpoint: Checkpoint) -> int:
     if slots < 1:
         raise EngineError(
             f"{free_bytes >> 20} MiB are free on {checkpoint.device}, too few for one conversation of"
-            f" VOXTRAL_CONTEXT={settings.voxtral_context} tokens"
+            f" VOXTRAL_CONTEXT={settings.voxtral_context} tokens",
+            retryable=True,
         )
     return slots
 

@@ -44,22 +44,24 @@ class Voxtral:
     ) -> None:
         """Load and warm up; blocks. Raises `EngineError` or `SettingsError`."""
         checkpoint = checkpoint or load(settings)
-        slots = slots_of(settings, checkpoint)
+        self.slots = slots_of(settings, checkpoint)
+        """How many conversations there is room for at once."""
         self._vocabulary = checkpoint.vocabulary
         self._context = settings.voxtral_context
         self._longest_bytes = round(settings.max_utterance_s * SAMPLE_RATE) * 2
         self._script = None if script is None else tuple(_ids_of_script(self._vocabulary, script))
         self._about = (
-            f"{self.name} on {checkpoint.device} in {str(checkpoint.dtype).removeprefix('torch.')},"
-            f" {slots} slots of {self._context} tokens"
+            f"on {checkpoint.device} in {str(checkpoint.dtype).removeprefix('torch.')},"
+            f" {self.slots} slots of {self._context} tokens"
         )
 
         def make() -> Batch:
             try:
-                batch = Batch(Decoder(checkpoint.model, slots, self._context))
+                batch = Batch(Decoder(checkpoint.model, self.slots, self._context))
                 _warm_up(batch, self._vocabulary)
             except RuntimeError as error:  # most likely out of memory
-                raise EngineError(f"cannot set up {self._about}: {first_line(error)}") from None
+                message = f"cannot set up Voxtral {self._about}: {first_line(error)}"
+                raise EngineError(message, retryable=True) from None
             return batch
 
         self._runner = Runner(make)

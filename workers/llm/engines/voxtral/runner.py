@@ -10,6 +10,7 @@ waits for the thread, and the thread never for a loop.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import threading
 from collections import deque
@@ -36,10 +37,11 @@ class Runner:
         self._commands: SimpleQueue[Command | None] = SimpleQueue()
         self._turns: dict[Row, Turn] = {}
         made: Future[Batch] = Future()
-        # It may be in the middle of a step when the process ends; nothing is lost with it.
         self._thread = threading.Thread(target=self._run, args=(make, made), name="voxtral", daemon=True)
         self._thread.start()
         self._batch = made.result()
+        # A daemon that is in the middle of a step while the interpreter goes would take the process down.
+        atexit.register(self.close)
 
     def open(self, sampling: Sampling, max_new: int, script: tuple[int, ...] | None) -> Turn:
         """A turn of the running loop, to be dropped in the end. Raises `EngineError` once closed."""
@@ -51,6 +53,7 @@ class Runner:
 
     def close(self) -> None:
         """End the thread, after the step it is in; turns that still wait fail. May be called again."""
+        atexit.unregister(self.close)
         self._commands.put(None)
         self._thread.join()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -82,15 +83,12 @@ def engine(voxtral_folder: Path) -> Iterator[Voxtral]:
 class Library:
     """The real processor and `generate`."""
 
-    def __init__(self, folder: Path, sounds: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self._processor = VoxtralProcessor.from_pretrained(folder)
         self._model = VoxtralForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-        self._sounds = sounds
 
     def sound(self, pcm: bytes) -> dict[str, str]:
-        path = self._sounds / f"{len(list(self._sounds.iterdir()))}.wav"
-        path.write_bytes(to_wav(pcm, SAMPLE_RATE))
-        return {"type": "audio", "path": str(path)}
+        return {"type": "audio", "base64": b64encode(to_wav(pcm, SAMPLE_RATE)).decode()}
 
     def answer(self, *messages: tuple[str, Any], tokens: int = TOKENS) -> list[int]:
         conversation = [{"role": role, "content": content} for role, content in messages]
@@ -101,8 +99,8 @@ class Library:
 
 
 @pytest.fixture(scope="session")
-def library(voxtral_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Library:
-    return Library(voxtral_folder, tmp_path_factory.mktemp("sounds"))
+def library(voxtral_folder: Path) -> Library:
+    return Library(voxtral_folder)
 
 
 async def test_an_utterance_is_answered_as_the_library_answers_it(engine: Voxtral, library: Library) -> None:
@@ -366,12 +364,12 @@ def test_an_engine_that_does_not_fit_is_refused_with_what_it_wanted(
     monkeypatch.setattr("workers.llm.engines.voxtral.engine.Decoder", full)
     with pytest.raises(EngineError) as refusal:
         make(voxtral_folder)
-    wanted = "voxtral on cpu in float32, 3 slots of 2048 tokens"
-    assert str(refusal.value) == f"cannot set up {wanted}: out of memory. Tried to allocate 1 GiB."
+    wanted = "on cpu in float32, 3 slots of 2048 tokens"
+    assert str(refusal.value) == f"cannot set up Voxtral {wanted}: out of memory. Tried to allocate 1 GiB."
 
 
 def test_the_engine_says_where_it_computes_and_for_how_many(engine: Voxtral) -> None:
-    assert engine.description == "voxtral on cpu in float32, 3 slots of 2048 tokens"
+    assert engine.description == "on cpu in float32, 3 slots of 2048 tokens"
 
 
 def test_a_past_turn_costs_its_windows_and_its_words(engine: Voxtral, vocabulary: Vocabulary) -> None:

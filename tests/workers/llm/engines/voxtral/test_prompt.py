@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,14 @@ def ids_of(pieces: Sequence[Piece], vocabulary: Vocabulary) -> list[int]:
 
 
 class Template:
-    """The chat template, with sound in files."""
+    """The chat template."""
 
-    def __init__(self, backend: Any, folder: Path) -> None:
+    def __init__(self, backend: Any) -> None:
         self._backend = backend
-        self._folder = folder
 
     def sound(self, seconds: float) -> dict[str, str]:
-        path = self._folder / f"{seconds}.wav"
-        path.write_bytes(to_wav(bytes(round(seconds * SECOND_BYTES)), SAMPLE_RATE))
-        return {"type": "audio", "path": str(path)}
+        wav = to_wav(bytes(round(seconds * SECOND_BYTES)), SAMPLE_RATE)
+        return {"type": "audio", "base64": b64encode(wav).decode()}
 
     def ids(self, *messages: tuple[str, Any]) -> list[int]:
         conversation = [{"role": role, "content": content} for role, content in messages]
@@ -51,8 +50,8 @@ class Template:
 
 
 @pytest.fixture
-def template(backend: Any, tmp_path: Path) -> Template:
-    return Template(backend, tmp_path)
+def template(backend: Any) -> Template:
+    return Template(backend)
 
 
 @pytest.mark.parametrize("seconds", [0.5, 30, 30.5, 61])

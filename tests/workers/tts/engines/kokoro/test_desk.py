@@ -27,7 +27,7 @@ def drain(desk: Desk[str]) -> list[str]:
 
 
 def test_of_forty_later_chunks_and_one_first_the_first_is_next() -> None:
-    clock = Clock()
+    clock = Clock(10.0)
     desk: Desk[str] = Desk(clock)
     for number in range(40):
         # Half of their listeners are in silence already, and have been for long.
