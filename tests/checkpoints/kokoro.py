@@ -23,7 +23,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 VOICES = (
@@ -150,12 +149,6 @@ def weights(config: Mapping[str, Any], seed: int = 0) -> dict[str, dict[str, tor
     positions = config["plbert"]["max_position_embeddings"]
     parts["bert"]["module.embeddings.position_ids"] = torch.arange(positions).expand((1, positions))
     return parts
-
-
-@pytest.fixture(scope="session")
-def kokoro_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny checkpoint with a voice of each language."""
-    return build(tmp_path_factory.mktemp("kokoro"))
 
 
 def _config(phonemes: int = 510, **parts: Any) -> dict[str, Any]:

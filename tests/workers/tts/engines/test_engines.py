@@ -10,7 +10,6 @@ import pytest
 from shared.errors import EngineError, SettingsError
 from shared.settings import Settings
 from shared.text import speakable
-from tests.checkpoints.kokoro import kokoro_folder as kokoro_folder
 from workers.tts.engines import SpeechRequest, Voice, choose_voice, load
 
 VOICES = (

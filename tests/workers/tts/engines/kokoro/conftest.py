@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from shared.settings import Settings
-from tests.checkpoints.kokoro import kokoro_folder as kokoro_folder
 from workers.tts.engines import SpeechRequest
 from workers.tts.engines.kokoro import Kokoro
 
