@@ -17,7 +17,8 @@ from deploy import child
 
 ROOT = Path(__file__).parent.parent
 MODULES = {"edge": "edge", "llm": "workers.llm", "tts": "workers.tts"}
-READY_S = 30.0
+READY_S = 100.0
+"""The models take seconds to import, and a minute the first time on a busy machine."""
 
 SCRIPTED = {"LLM_ENGINE": "scripted", "TTS_ENGINE": "scripted"}
 

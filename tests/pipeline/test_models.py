@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from shared.keys import log_key
 from shared.log import read_log
@@ -14,6 +15,8 @@ from shared.wire import Address, Log, Take, Token
 from tests.pipeline.conftest import Stacks, witness
 from tests.stack import Process
 from tests.story import heard
+
+pytestmark = pytest.mark.timeout(400)
 
 SECOND = 32_000
 """Bytes of PCM16 at 16 kHz."""

@@ -98,7 +98,7 @@ def test_voxtral_asked_for_by_name_never_falls_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "package"), [("voxtral", "torch"), ("openai", "openai")], ids=["voxtral", "openai"]
+    ("name", "package"), [("voxtral", "mistral_common"), ("openai", "openai")], ids=["voxtral", "openai"]
 )
 def test_a_missing_package_is_one_line_that_says_what_installs_it(
     name: str, package: str, monkeypatch: pytest.MonkeyPatch
