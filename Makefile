@@ -21,7 +21,7 @@ TORCH ?=
 STALE := $(if $(wildcard $(BIN)/python),,FORCE)
 
 .DEFAULT_GOAL := help
-.PHONY: help run models settings test check format bench clean FORCE
+.PHONY: help run models settings test check format bench bench-models bench-bundle clean FORCE
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -55,6 +55,12 @@ format: $(VENV)/dev ## put the source into its format
 
 bench: $(VENV)/dev ## measure the latencies
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+bench-models: $(VENV)/dev ## measure Voxtral and Kokoro at full size, on CUDA if there is one (9 minutes)
+	@$(BIN)/python -m tests.bench.models $(ARGS)
+
+bench-bundle: $(VENV)/base ## fetch what bench-models needs on a machine without network, into .bundle/
+	@PYTHON=$(BIN)/python bash tests/bench/models/bundle.sh
 
 clean: ## remove what the other commands made, but no data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

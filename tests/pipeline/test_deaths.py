@@ -178,6 +178,7 @@ async def test_a_connection_that_is_lost_while_the_user_speaks_loses_no_word(
             if fault == "cut" and number % 25 == 10:
                 w.client.cut()
             if fault == "kill" and number == 70:
+                await w.until(lambda m: m["type"] == "audio_ack")  # before, there is nothing to resume
                 by_url[w.client.url or ""].kill()
         await w.end_of(1)
         assert w.client.resumes >= 1

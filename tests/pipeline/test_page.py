@@ -55,6 +55,10 @@ async def _started(stacks: Stacks, **env: str) -> Process:
     return edge
 
 
+async def _resumed(visitor: Visitor, times: int) -> bool:
+    return (await visitor.counts())["resumes"] == times
+
+
 def _url(edge: Process) -> str:
     return f"http://127.0.0.1:{edge.env['PORT']}/"
 
@@ -118,7 +122,8 @@ async def test_a_socket_that_is_cut_in_mid_answer_costs_no_frame(stacks: Stacks)
         await visitor.becomes("listening")
         await _check_played(visitor, 1)
         assert not places
-        assert (await visitor.counts())["resumes"] == 4
+        # The last cut may have come when all was there already: then the page comes back without a hurry.
+        await eventually(lambda: _resumed(visitor, 4), "the page has come back each time")
         assert visitor.complaints == []
 
 
