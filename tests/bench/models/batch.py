@@ -133,14 +133,10 @@ class _Timed:
         for _ in range(self._plan.races):
             ways["batch"].append(RACERS / self._reply_s(RACERS))
             ways["alone"].append(RACERS / sum(self._reply_s(1) for _ in range(RACERS)))
-        with never_ending(self._models.voxtral):
-            for _ in range(self._plan.races):
-                gaps_ms = [
-                    gap
-                    for n in range(RACERS)
-                    for gap in answer(self._models, self._models.utterance(n), tokens)[1]
-                ]
-                ways["generate"].append(1000 / sum(gaps_ms) * len(gaps_ms) / tokens)
+            with never_ending(self._models.voxtral):
+                utterances = [self._models.utterance(number) for number in range(RACERS)]
+                gaps_ms = [gap for pcm in utterances for gap in answer(self._models, pcm, tokens)[1]]
+            ways["generate"].append(1000 / sum(gaps_ms) * len(gaps_ms) / tokens)
         speeds = {way: median(replies) * tokens for way, replies in ways.items()}
         return {
             "tokens_per_s": {way: short(speed) for way, speed in speeds.items()},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -56,9 +57,7 @@ def answer(models: Models, pcm: bytes, tokens: int) -> tuple[float, list[float]]
     times = Times()
     began = time.perf_counter()
     wave = np.frombuffer(pcm, "<i2").astype(np.float32) / 32768
-    features = WhisperFeatureExtractor(feature_size=128)(
-        wave, sampling_rate=SAMPLE_RATE, return_tensors="pt"
-    ).input_features
+    features = _extractor()(wave, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
     before, after = models.prompt(pcm)
     ids = torch.tensor([models.ids(before + after)], device=models.device)
     model = models.voxtral
@@ -74,6 +73,11 @@ def answer(models: Models, pcm: bytes, tokens: int) -> tuple[float, list[float]]
     _, first, *_ = times.at_s
     gaps = zip(times.at_s[1:], times.at_s[2:], strict=False)
     return (first - began) * 1000, [(later - earlier) * 1000 for earlier, later in gaps]
+
+
+@cache
+def _extractor() -> Any:
+    return WhisperFeatureExtractor(feature_size=128)
 
 
 @contextmanager
