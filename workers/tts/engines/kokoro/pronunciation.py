@@ -11,6 +11,7 @@ that is installed. Elsewhere espeak-ng's rules, which misaki has for words in no
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import logging
 import re
@@ -165,9 +166,11 @@ def _english_words(british: bool, rules: Any) -> Any:
 
 
 def _has_word_lists() -> bool:
-    import spacy
-
-    return bool(spacy.util.is_package(ENGLISH_MODEL))
+    """What misaki asks spaCy, which takes seconds to import. Where the answer is no, misaki downloads."""
+    try:
+        return bool(importlib.metadata.version(ENGLISH_MODEL))
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def _english_rules(*, british: bool) -> Any:
