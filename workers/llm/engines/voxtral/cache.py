@@ -10,6 +10,7 @@ Knows how transformers' layers hand over keys and values (`update`), but no mode
 from __future__ import annotations
 
 import heapq
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -90,24 +91,37 @@ class SlotCache:
         return (self._first_places[:rows] + positions.unsqueeze(-1)).flatten()
 
 
-class Span:
-    """Part of one slot, as the layers see it in a prefill."""
+class _Places(ABC):
+    """Places of the cache that are being computed, as transformers' layers see a cache."""
 
-    def __init__(self, cache: SlotCache, slot: int, start: int, end: int) -> None:
-        self.length = min(aligned(end), cache.length)
+    def __init__(self, cache: SlotCache) -> None:
         self._cache = cache
-        self._slot = slot
-        self._start = start
-        self._end = end
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write (1, key heads, end - start, width); return views (1, key heads, length, width)."""
+        """Write what was computed, (rows, key heads, places, width); return views of all that is attended to,
+        (rows, key heads, length, width).
+        """
         return (
             self._write(self._cache.keys[layer_idx], keys),
             self._write(self._cache.values[layer_idx], values),
         )
+
+    @abstractmethod
+    def _write(self, stored: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        """Write into one tensor of a layer; the view of it."""
+
+
+class Span(_Places):
+    """Part of one slot, as the layers see it in a prefill: one row."""
+
+    def __init__(self, cache: SlotCache, slot: int, start: int, end: int) -> None:
+        super().__init__(cache)
+        self.length = min(aligned(end), cache.length)
+        self._slot = slot
+        self._start = start
+        self._end = end
 
     def _write(self, stored: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         row = stored[self._slot : self._slot + 1]
@@ -115,23 +129,14 @@ class Span:
         return row[:, :, : self.length]
 
 
-class Front:
-    """The first slots, as the layers see them in a step of decoding."""
+class Front(_Places):
+    """The first slots, as the layers see them in a step of decoding: one place of each."""
 
     def __init__(self, cache: SlotCache, rows: int, positions: torch.Tensor, length: int) -> None:
-        self._cache = cache
+        super().__init__(cache)
         self._rows = rows
         self._length = length
         self._places = cache.flat_places(rows, positions)
-
-    def update(
-        self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write (rows, key heads, 1, width); return views (rows, key heads, length, width)."""
-        return (
-            self._write(self._cache.keys[layer_idx], keys),
-            self._write(self._cache.values[layer_idx], values),
-        )
 
     def _write(self, stored: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         width = stored.shape[-1]
