@@ -89,5 +89,5 @@ $(VENV)/models: $(VENV)/base $(if $(TORCH),FORCE)
 
 $(VENV)/dev: $(VENV)/models
 	@echo 'Installing what the tests and checks need …'
-	@$(PIP) install --constraint $(PINNED) --editable '.[dev,models,openai]'
+	@$(PIP) install --no-compile --constraint $(PINNED) --editable '.[dev,models,openai]'
 	@touch $@
