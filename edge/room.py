@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from shared.errors import ClientError, StoreError
 from shared.keys import GROUP, WORKERS, Role, work_key, worker_key
 from shared.store import Reply, Store
+from shared.text import speaks
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +145,7 @@ class Room:
         named = [each for each in voices if voice in (None, each.name)]
         if voice is not None and not named:
             raise ClientError("unsupported", f"there is no voice {voice[:60]!r}")
-        if language is None or any(_speaks(each, language) for each in named):
+        if language is None or any(speaks(each.language, language) for each in named):
             return
         if voice is None:
             raise ClientError("unsupported", f"no voice speaks the language {language[:60]!r}")
@@ -156,12 +157,12 @@ class Room:
 
     def speaks(self, voice: str, language: str) -> bool:
         """Whether a voice is known to speak a language."""
-        return any(each.name == voice and _speaks(each, language) for each in self.voices())
+        return any(each.name == voice and speaks(each.language, language) for each in self.voices())
 
     def voice(self, voice: str | None, language: str | None) -> Voice | None:
         """The voice that a turn with these settings is spoken with, as far as it is known."""
         named = [each for each in self.voices() if voice in (None, each.name)]
-        fitting = [each for each in named if language is None or _speaks(each, language)]
+        fitting = [each for each in named if language is None or speaks(each.language, language)]
         return fitting[0] if fitting else None
 
     async def _announced(self) -> tuple[Worker, ...]:
@@ -216,9 +217,3 @@ def _after(groups: Sequence[Reply]) -> str:
 
 def _listed(languages: Iterable[str]) -> str:
     return ", ".join(map(repr, dict.fromkeys(languages)))
-
-
-def _speaks(voice: Voice, language: str) -> bool:
-    """`en` is spoken by every voice of English, `en-GB` by voices of that tag."""
-    spoken, asked = voice.language.lower(), language.lower()
-    return spoken == asked or spoken.startswith(asked + "-")

@@ -15,6 +15,7 @@ from shared import settings
 from shared.keys import WORKERS, Role, worker_key
 from shared.settings import Settings
 from shared.store import Store
+from shared.text import speaks
 
 HELP = "list the voices that clients may ask for"
 
@@ -49,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print them; returns the exit code."""
     url = settings.redis_url(Settings.from_env(os.environ), wait_s=0)
     found = rows(asyncio.run(_workers(url)))
-    shown = [row for row in found if arguments.language is None or _speaks(row, arguments.language)]
+    shown = [row for row in found if arguments.language is None or speaks(row.language, arguments.language)]
     if arguments.json:
         print(json.dumps([asdict(row) for row in shown], indent=2, ensure_ascii=False))
     elif shown:
@@ -81,11 +82,6 @@ async def _workers(url: str) -> list[Worker]:
         await store.close()
     workers = [Worker.parse(raw) for raw in said if raw is not None]
     return [worker for worker in workers if worker.role is Role.SPEAK]
-
-
-def _speaks(row: Row, language: str) -> bool:
-    spoken, asked = row.language.lower(), language.lower()
-    return spoken == asked or spoken.startswith(f"{asked}-")
 
 
 def _print_table(shown: Sequence[Row]) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from shared.errors import EngineError, SettingsError
 from shared.settings import Settings
+from shared.text import speaks
 from workers import checkpoint, packages
 from workers.packages import installed, needed_for
 from workers.tts.engines.kokoro import files
@@ -30,8 +31,7 @@ class Voice:
 
     def speaks(self, language: str) -> bool:
         """Whether `language` means this voice's: `en` every kind of English, `en-GB` only that one."""
-        mine, asked = self.language.lower(), language.lower()
-        return mine == asked or mine.startswith(asked + "-")
+        return speaks(self.language, language)
 
 
 @dataclass(frozen=True, slots=True)
