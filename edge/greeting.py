@@ -19,7 +19,7 @@ def server_config(services: Services) -> Message:
         output_sample_rate=OUTPUT_RATE,
         frame_ms=FRAME_MS,
         streaming_mode="chunked_streaming",
-        turn_detection=[TurnDetection.NONE.value],
+        turn_detection=[each.value for each in TurnDetection],
         engines=services.room.engines(),
         voices=[voice.name for voice in services.room.voices()],
         limits={

@@ -98,6 +98,9 @@ class Settings:
     history_audio_s: float = _setting(
         120.0, kinds.number(0, 3600, "s"), "how much of what the user said is kept for that, as audio"
     )
+    think_ahead: bool = _setting(
+        True, kinds.FLAG, "1: an answer is begun at a pause, and thrown away if the user goes on"
+    )
     device: str = _setting(
         "auto",
         kinds.one_of("auto", "cpu", "cuda"),

@@ -108,7 +108,10 @@ class Closed(Payload):
 
 @dataclass(frozen=True, slots=True)
 class Open(Payload):
-    """`audio`, seq 0: the turn begins. The settings that hold for it; `text` is set for a typed turn."""
+    """`audio`, seq 0: the turn begins. The settings that hold for it; `text` is set for a typed turn.
+
+    `batch`: it is answered in one piece, by the jobs process.
+    """
 
     kind = "open"
     voice: str | None = None
@@ -121,6 +124,7 @@ class Open(Payload):
     seed: int | None = None
     text: str | None = None
     chunk_id: str | None = None
+    batch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +138,10 @@ class Chunk(Payload):
 
 @dataclass(frozen=True, slots=True)
 class Pause(Payload):
-    """`audio`: the utterance may have ended at `offset_samples`."""
+    """`audio`: the utterance may have ended at `offset_samples`, which is where the audio in the log ends.
+
+    `end` right behind it says that it has; another `chunk`, that the user goes on.
+    """
 
     kind = "pause"
     offset_samples: int

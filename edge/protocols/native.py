@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
+from edge.endpointing import ServerVad, Silence
 from edge.protocols.encoding import Encoding, encode, parse
 from edge.protocols.fields import (
     MAX_INT,
@@ -85,7 +86,7 @@ class Pacing(StrEnum):
 
 
 class TurnDetection(StrEnum):
-    """Who finds the ends of utterances."""
+    """Who finds the ends of utterances: the client, or the server by voice activity."""
 
     NONE = "none"
     SERVER_VAD = "server_vad"
@@ -101,7 +102,10 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Configure:
-    """Settings from the next turn on; `None` leaves one as it is, an empty text goes back to its default."""
+    """Settings from the next turn on; `None` leaves one as it is, an empty text goes back to its default.
+
+    `turn_detection`: the settings of voice activity detection, or `TurnDetection.NONE`.
+    """
 
     voice: str | None = None
     language: str | None = None
@@ -110,8 +114,8 @@ class Configure:
     input_format: InputFormat | None = None
     input_sample_rate: int | None = None
     output_format: OutputFormat | None = None
-    turn_detection: TurnDetection | None = None
-    silence_ms: float | None = None
+    turn_detection: ServerVad | TurnDetection | None = None
+    silence_ms: float | Silence | None = None
     interrupt: bool | None = None
     echo_cancelled: bool | None = None
     pacing: Pacing | None = None
@@ -138,6 +142,11 @@ class AudioChunk:
     speed: float | None = None
     end_of_utterance: bool | None = None
     offset_samples: int | None = None
+
+    @property
+    def batch(self) -> bool:
+        """Whether the answer is to come in one piece: either of two fields asks for that."""
+        return not self.streaming or self.mode is Mode.CONVERSATION
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,24 +235,30 @@ def decode(data: str | bytes, encoding: Encoding, max_bytes: int) -> ClientMessa
     return shape.make(**values)
 
 
-def _turn_detection(value: object) -> StrEnum:
-    if isinstance(value, dict):
-        value = value.get("type")
-    if _TURN_DETECTION(value) is TurnDetection.SERVER_VAD:
-        raise ClientError("unsupported", "the server does not detect turns yet; only 'none'")
-    return TurnDetection.NONE
+def _turn_detection(value: object) -> ServerVad | TurnDetection:
+    """A map with `type` and the settings of voice activity detection, or the type alone.
+
+    What a map leaves out is at its default, whatever was set before.
+    """
+    given = value if isinstance(value, dict) else {"type": value}
+    if _TURN_DETECTION(given.get("type")) is TurnDetection.NONE:
+        return TurnDetection.NONE
+    values: dict[str, Any] = {}
+    for name, check in _SERVER_VAD.items():
+        if given.get(name) is not None:
+            try:
+                values[name] = check(given[name])
+            except ClientError as error:
+                raise ClientError(error.code, f"{name}: {error.message}") from None
+    return ServerVad(**values)
 
 
-def _mode(value: object) -> Mode:
-    if _MODE(value) is Mode.CONVERSATION:
-        raise ClientError("unsupported", "answers in one piece are not built yet; only 'chunked_streaming'")
-    return Mode.CHUNKED_STREAMING
-
-
-def _streaming(value: object) -> bool:
-    if not flag(value):
-        raise ClientError("unsupported", "answers in one piece are not built yet; only true")
-    return True
+def _silence_ms(value: object) -> float | Silence:
+    if value == Silence.AUTO:
+        return Silence.AUTO
+    if isinstance(value, str):
+        raise unfit("'auto' or a number of milliseconds", value)
+    return cast(float, _SILENCE_MS(value))
 
 
 def _after(value: object) -> dict[str, Address | None]:
@@ -275,8 +290,15 @@ def _make_resume(
     return Resume(conversation_id, resume_token, after.get("text"), after.get("speech"))
 
 
-_MODE = choice(Mode)
 _TURN_DETECTION = choice(TurnDetection)
+_SILENCE_MS = number(100.0, 10_000.0)
+_SERVER_VAD: dict[str, Check] = {
+    "threshold": number(0.0, 1.0, above=True),
+    "prefix_padding_ms": number(0.0, 2000.0),
+    "silence_ms": _silence_ms,
+    "pause_ms": number(50.0, 10_000.0),
+    "min_speech_ms": number(0.0, 2000.0),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +323,7 @@ def _shapes(audio: Check) -> dict[str, _Shape]:
         "input_sample_rate": integer(8000, 192_000),
         "output_format": choice(OutputFormat),
         "turn_detection": _turn_detection,
-        "silence_ms": number(100.0, 10_000.0),
+        "silence_ms": _silence_ms,
         "interrupt": flag,
         "echo_cancelled": flag,
         "pacing": choice(Pacing),
@@ -313,8 +335,8 @@ def _shapes(audio: Check) -> dict[str, _Shape]:
     audio_chunk: dict[str, Check] = {
         "audio_data": audio,
         "chunk_id": text(1, MAX_ID),
-        "mode": _mode,
-        "streaming": _streaming,
+        "mode": choice(Mode),
+        "streaming": flag,
         "prompt": prompt,
         "voice": name,
         "speed": speed,

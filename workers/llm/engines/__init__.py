@@ -47,6 +47,14 @@ class SpeechLM(Protocol):
 
     name: str
 
+    @property
+    def spare(self) -> bool:
+        """Whether an answer may be begun now that will perhaps be thrown away.
+
+        False where others would wait for it, or where the engine cannot begin before it knows all.
+        """
+        ...
+
     def process_chunked_streaming(
         self, request: ReplyRequest, audio: AsyncIterator[bytes]
     ) -> AsyncGenerator[Token, None]:
