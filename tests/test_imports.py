@@ -24,11 +24,13 @@ MAY_IMPORT_ALL = "deploy/cli/"
 
 MODELS = {
     "torch", "transformers", "mistral_common", "kokoro", "misaki", "spacy", "phonemizer", "openai",
-    "pocketsphinx", "espeakng_loader",
+    "pocketsphinx", "espeakng_loader", "onnxruntime",
 }  # fmt: skip
-EXTRA = sorted(MODELS - {"pocketsphinx", "espeakng_loader"} | {"huggingface_hub", "safetensors", "loguru"})
+BASE_MODELS = {"pocketsphinx", "espeakng_loader", "onnxruntime"}
+EXTRA = sorted(MODELS - BASE_MODELS | {"huggingface_hub", "safetensors", "loguru"})
 """What the base installation does without."""
 ENGINES = ("workers/llm/engines/", "workers/tts/engines/")
+DETECTOR = "edge/detection/silero.py"
 
 
 def _sources() -> list[Path]:
@@ -44,14 +46,19 @@ def _imported(path: Path) -> Iterator[str]:
             yield node.module.partition(".")[0]
 
 
+def _models_for(name: str) -> set[str]:
+    if name == DETECTOR:
+        return {"onnxruntime"}
+    return MODELS - {"onnxruntime"} if name.startswith(ENGINES) else set()
+
+
 @pytest.mark.parametrize("path", _sources(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_module_imports_only_what_its_room_may(path: Path) -> None:
     name = path.relative_to(ROOT).as_posix()
     imported = set(_imported(path))
     if not name.startswith(MAY_IMPORT_ALL):
         assert imported & ROOMS <= ALLOWED[name.partition("/")[0]]
-    if not name.startswith(ENGINES):
-        assert not imported & MODELS
+    assert imported & MODELS <= _models_for(name)
     assert "tests" not in imported
 
 

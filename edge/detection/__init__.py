@@ -33,7 +33,9 @@ class Ear(Protocol):
     async def hear(self, pcm: bytes) -> list[Heard]:
         """Take more input (PCM16 mono 16 kHz, of any length) and judge each window that is full by it.
 
-        What is left over is the beginning of the next window.
+        What is left over is the beginning of the next window. One call at a time. Raises `EngineError` if one
+        of the windows could not be judged. Then, and when it is cancelled, what was given is lost, and the
+        ear forgets.
         """
         ...
 
@@ -43,14 +45,14 @@ class Ear(Protocol):
 
 
 class Detector(Protocol):
-    """Hears for many conversations at once."""
+    """Hears for many conversations of one event loop at once."""
 
     name: str
 
     def ear(self) -> Ear:
-        """For one more conversation."""
+        """For one more conversation; it needs no closing."""
         ...
 
     def close(self) -> None:
-        """Wait for what is being judged, and end."""
+        """Wait for what is being judged, and end. Who still waits in line gets an `EngineError`."""
         ...
