@@ -211,6 +211,12 @@ class Cursor:
         """The next entry if it is already here."""
         return self._ready.popleft() if self._ready else None
 
+    async def caught_up(self) -> bool:
+        """Whether the entry delivered last is the last of the log. Looks there only if that is unknown."""
+        while self._behind and not self._ready:
+            await self._repair()
+        return not self._ready
+
     def push(self, entry: Entry) -> None:
         """Take what was pushed if it is the next entry; otherwise note that something is to be repaired."""
         if self._behind:

@@ -9,7 +9,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import redis
@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from shared.errors import StoreError
-from shared.keys import DEAD, DEAD_LETTERS, GROUP, WORKERS, Role, index_key, work_key, worker_key
+from shared.keys import DEAD, DEAD_LETTERS, GROUP, WORKERS, Role, Trade, index_key, work_key, worker_key
 from shared.log import insist
 from shared.store import FUNCTION_MISSING, LIBRARY_THERE, TIMEOUT_S, Reply, Store, libraries
 
@@ -33,6 +33,12 @@ async def offer(store: Store, roles: Iterable[Role], conversation: str, turn: in
     """Offer the turn to the workers of each role, in one round trip. Offering twice is offering once."""
     calls = [("parley_offer_1", (work_key(role), index_key(role)), (conversation, turn)) for role in roles]
     await store.functions(calls)
+
+
+async def bury(store: Store, role: Role, conversation: str, turn: int, reason: str) -> None:
+    """Leave a note, ids and reason only, of a turn that failed for good in the hands of a role."""
+    fields = ("role", role.value, "conversation", conversation, "turn", turn)
+    await store.call("XADD", DEAD, "MAXLEN", DEAD_LETTERS, "*", *fields, "reason", reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +112,6 @@ class WorkQueue:
         """Offer the turn again to whoever has room. False if the claim was lost."""
         return await self._finish("parley_handback_1", claim)
 
-    async def bury(self, claim: Claim, reason: str) -> None:
-        """Leave a note, ids and reason only, of a turn that failed for good."""
-        fields = ("role", self.role.value, "conversation", claim.conversation, "turn", claim.turn)
-        await self._store.call("XADD", DEAD, "MAXLEN", DEAD_LETTERS, "*", *fields, "reason", reason)
-
     async def close(self) -> None:
         """Close the connection of the blocking reads."""
         await self._blocking.close()
@@ -157,24 +158,29 @@ class Announcement:
     """What a worker says of itself, for edges and people."""
 
     name: str
-    role: Role
+    role: Trade
     engine: str
     reason: str
     slots: int
     voices: tuple[tuple[str, str], ...] = ()
     """Pairs of voice and language (a BCP 47 tag)."""
 
-    def dump(self, attached: int) -> str:
-        """As it stands in `worker:{name}`."""
+    def dump(self, attached: int, counts: Mapping[str, int] | None = None) -> str:
+        """As it stands in `worker:{name}`: with the turns attached, and whatever else is counted, by name.
+
+        `computing`: turns whose engine is at work. `started_ahead`, `wasted_starts`: answers that were begun
+        at a pause since the worker began, and those of them that were thrown away.
+        """
         return json.dumps(
             {
                 "name": self.name,
-                "role": self.role.value,
+                "role": str(self.role),
                 "engine": self.engine,
                 "reason": self.reason,
                 "slots": self.slots,
                 "attached": attached,
                 "voices": [{"name": name, "language": language} for name, language in self.voices],
+                **(counts or {}),
             }
         )
 
@@ -183,7 +189,8 @@ class Heartbeat(threading.Thread):
     """Refreshes claims and the worker's announcement each quarter of the lease.
 
     A thread with a connection of its own, so that no model call can hold it up. `held` answers with the ids
-    to refresh; `lost` is called, in this thread, with those that another worker has or may claim. A claim
+    to refresh, `counts` with what is announced beside their number; `lost` is called, in this thread as those
+    are, with the ids that another worker has or may claim. A claim
     that is gone altogether is no reason to stop: if Redis forgot it, only this worker can finish the turn,
     and if a peer was done with it, the log says so.
     """
@@ -196,12 +203,15 @@ class Heartbeat(threading.Thread):
         lease_s: float,
         held: Callable[[], Sequence[str]],
         lost: Callable[[str], None],
+        counts: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         super().__init__(name="heartbeat", daemon=True)
-        self._announcement = announcement
+        self.announcement = announcement
+        """What is said of this worker from the next beat on; its name stays the same."""
         self._lease_s = lease_s
         self._held = held
         self._lost = lost
+        self._counts = counts
         self._ended = threading.Event()
         self._redis = redis.Redis.from_url(
             url, protocol=2, socket_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
@@ -223,27 +233,31 @@ class Heartbeat(threading.Thread):
         self._ended.set()
         self.join()
         try:
-            self._redis.delete(worker_key(self._announcement.name))
-            self._redis.srem(WORKERS, self._announcement.name)
+            self._redis.delete(worker_key(self.announcement.name))
+            self._redis.srem(WORKERS, self.announcement.name)
         except (redis.RedisError, OSError) as error:
             log.debug("the announcement lapses by itself: %s", error)
         self._redis.close()
 
     def _beat(self) -> None:
         held = list(self._held())
-        name = self._announcement.name
-        stream = work_key(self._announcement.role)
+        name, role = self.announcement.name, self.announcement.role
         # Claims first: at `maxmemory` they can be refreshed, but nothing can be announced.
+        if isinstance(role, Role):
+            self._keep(work_key(role), held)
+        lease_ms = int(self._lease_s * 1000)
+        said = self.announcement.dump(len(held), self._counts())
+        self._redis.set(worker_key(name), said, px=lease_ms)
+        self._redis.sadd(WORKERS, name)
+
+    def _keep(self, stream: str, held: Sequence[str]) -> None:
         for start in range(0, len(held), REFRESH_AT_ONCE):
             lost, _ = self._refresh(stream, held[start : start + REFRESH_AT_ONCE])
             for claim_id in lost:
                 self._lost(claim_id.decode())
-        lease_ms = int(self._lease_s * 1000)
-        self._redis.set(worker_key(name), self._announcement.dump(len(held)), px=lease_ms)
-        self._redis.sadd(WORKERS, name)
 
     def _refresh(self, stream: str, ids: Sequence[str]) -> Reply:
-        args = (stream, GROUP, self._announcement.name, *ids)
+        args = (stream, GROUP, self.announcement.name, *ids)
         try:
             return self._redis.fcall("parley_refresh_1", 1, *args)
         except redis.ResponseError as error:

@@ -3,9 +3,9 @@
 The same for every role: the LLM worker and the TTS worker are a handler each. A handler reads one log and
 appends to the next; what it need not know is how a turn came to it, and what becomes of it when it fails.
 
-    claim ─> take the output log ─> handler ─> done
-                 ▲                     │ died, stalled or raised: the claim lapses, or is tried again, and
-                 └─────────────────────┘ whoever takes the log next goes on after what stands there
+    claim ─> attempts ─> done
+               │ died or stalled: the claim lapses, and whoever takes the log next goes on after what
+               └ stands there
 """
 
 from __future__ import annotations
@@ -14,61 +14,62 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Protocol
 
 from shared import logs
-from shared.errors import EngineError, StoreError, StoryForked, TurnBusy, TurnClosed, TurnFull, TurnTaken
-from shared.keys import MAX_TURN_BYTES, Role, conversation_ttl_s, log_key
-from shared.log import LogWriter
+from shared.errors import StoreError
+from shared.keys import Role
 from shared.reader import Reader
 from shared.settings import Settings
 from shared.store import Store
-from shared.wire import Closed, Entry, Log, Take, new_tag
-from shared.work import Announcement, Claim, Heartbeat, WorkQueue
-from workers.turn import Turn
+from shared.work import Announcement, Claim, Heartbeat, WorkQueue, bury
+from workers.attempt import AGAIN_S, Attempts, Part
 
 log = logging.getLogger(__name__)
-
-ATTEMPTS = 3
-"""How many attempts may fail, with no new entry between them, before the turn fails for good."""
 
 CLAIM_AT_ONCE = 4
 """How many turns one read claims at the most: what a busy worker leaves, an idle peer takes."""
 
-AGAIN_S = 0.1
-"""The pause before another attempt at a turn, or another read after an error."""
-
 WAITING_LINE_S = 5.0
 
 
-class Handler(Protocol):
+class Handler(Part, Protocol):
     """What a stage does with one turn."""
-
-    role: Role
-    output: Log
-    others: tuple[Log, ...]
-    """The further logs in which a turn that failed here is closed."""
 
     def announcement(self, name: str, slots: int) -> Announcement:
         """What this worker says of itself."""
         ...
 
-    async def run(self, turn: Turn) -> None:
-        """Do the turn and append its `end`, going on after what stands in `turn.writer.entries`.
-
-        Raises `EngineError`, and lets pass whatever the logs raise.
-        """
+    def counts(self) -> Mapping[str, int]:
+        """What it has counted since it began, by name, for the announcement. Called by another thread."""
         ...
+
+
+class _Claimed:
+    """The hold of whoever has claimed a turn."""
+
+    def __init__(self, store: Store, queue: WorkQueue, claim: Claim) -> None:
+        self.conversation, self.number = claim.conversation, claim.turn
+        self._store = store
+        self._queue = queue
+        self._claim = claim
+
+    async def stands(self) -> bool:
+        """Whether the claim is still this worker's."""
+        return not await self._queue.refresh([self._claim.id])
+
+    async def bury(self, role: Role, reason: str) -> None:
+        """Leave a dead letter."""
+        await bury(self._store, role, self.conversation, self.number, reason)
 
 
 @dataclass(eq=False)
 class _Held:
     claim: Claim
+    attempts: Attempts
     task: asyncio.Task[None] | None = None
-    turn: Turn | None = None
 
 
 class Stage:
@@ -105,6 +106,7 @@ class Stage:
             lease_s=self._settings.lease_s,
             held=self._alive,
             lost=self._lose_soon(asyncio.get_running_loop()),
+            counts=self._counts,
         )
         following = asyncio.create_task(self._reader.run(), name="reader")
         heartbeat.start()
@@ -171,23 +173,24 @@ class Stage:
                 if held is None:
                     log.info("taking over turn %d of %s", claim.turn, claim.conversation)
                     self._start(claim)
-                elif self._is_stalled(held) and held.task is not None:
+                elif held.attempts.stalled and held.task is not None:
                     # Its own stalled turn came back: nobody else had room, so this worker tries again.
                     held.task.cancel()
 
     def _start(self, claim: Claim) -> None:
-        held = self._held[claim.id] = _Held(claim)
+        hold = _Claimed(self._store, self._queue, claim)
+        attempts = Attempts(self._settings, self._store, self._reader, self._handler, hold, self._name)
+        held = self._held[claim.id] = _Held(claim, attempts)
         held.task = asyncio.create_task(self._serve(held), name=f"turn-{claim.conversation}-{claim.turn}")
 
     def _alive(self) -> list[str]:
         """The claims to refresh. Called by the heartbeat's thread."""
-        return [claim_id for claim_id, held in list(self._held.items()) if not self._is_stalled(held)]
+        return [claim_id for claim_id, held in list(self._held.items()) if not held.attempts.stalled]
 
-    def _is_stalled(self, held: _Held) -> bool:
-        turn = held.turn
-        if turn is None or not turn.computing:
-            return False
-        return time.monotonic() - turn.stepped_at > self._settings.stall_s
+    def _counts(self) -> dict[str, int]:
+        """What is announced beside the number of turns. Called by the heartbeat's thread."""
+        computing = sum(held.attempts.computing for held in list(self._held.values()))
+        return {"computing": computing, **self._handler.counts()}
 
     def _lose_soon(self, loop: asyncio.AbstractEventLoop) -> Callable[[str], None]:
         def lose_soon(claim_id: str) -> None:
@@ -209,7 +212,7 @@ class Stage:
             try:
                 cause: str | None = claim.cause
                 while cause is not None:
-                    cause = await self._attempt(held, cause)
+                    cause = await held.attempts.make(cause)
                 await self._queue.done(claim)
             except StoreError as error:
                 # Whoever reclaims the turn finds in the log how far it came.
@@ -218,72 +221,10 @@ class Stage:
                 del self._held[claim.id]
                 self._room.set()
 
-    async def _attempt(self, held: _Held, cause: str) -> str | None:
-        """Try the turn once. `None` when it needs no more work, else the cause of the next attempt."""
-        held.turn = turn = self._turn(held.claim)
-        try:
-            await turn.writer.take(cause, self._name)
-            if failed_attempts(turn.writer.entries) >= ATTEMPTS:
-                await self._fail(held.claim, turn, f"{ATTEMPTS} attempts failed", retryable=True)
-            else:
-                await self._handler.run(turn)
-            return None
-        except TurnClosed:
-            return None
-        except TurnTaken:
-            if await self._queue.refresh([held.claim.id]):
-                return None
-            cause = "contest"
-        except TurnBusy:
-            log.debug("the turn before is not final yet")
-        except TurnFull as error:
-            await self._fail(held.claim, turn, str(error), retryable=False)
-            return None
-        except StoryForked as error:
-            await self._fail(held.claim, turn, str(error), retryable=True)
-            return None
-        except EngineError as error:
-            if error.final or not error.retryable:
-                await self._fail(held.claim, turn, str(error), retryable=error.retryable)
-                return None
-            log.warning("the engine failed: %s", error)
-            cause = "retry"
-        except StoreError:
-            raise
-        except Exception:
-            # The boundary of a turn: what one turn does must not reach another.
-            log.exception("the attempt failed")
-            cause = "retry"
-        finally:
-            turn.step(computing=False)
-        await asyncio.sleep(AGAIN_S)
-        return cause
-
-    def _turn(self, claim: Claim) -> Turn:
-        output = self._handler.output
-        window_s = self._settings.resume_window_s
-        writer = LogWriter(
-            self._store,
-            log_key(claim.conversation, output),
-            claim.turn,
-            new_tag(),
-            max_turn_bytes=MAX_TURN_BYTES[output],
-            ttl_s=conversation_ttl_s(window_s),
-        )
-        return Turn(claim.conversation, claim.turn, output, writer, self._store, self._reader, window_s)
-
-    async def _fail(self, claim: Claim, turn: Turn, message: str, *, retryable: bool) -> None:
-        log.error("the turn failed: %s", message)
-        closed = Closed("failed", code="engine_failed", message=message, retryable=retryable)
-        # First its own log, and only as its owner: a writer that lost the turn may not fail it for another.
-        await turn.close(closed, self._handler.output, owner=True)
-        await turn.close(closed, *self._handler.others)
-        await self._queue.bury(claim, message)
-
     # The end
 
     async def _finish(self) -> None:
-        waiting = [held for held in self._held.values() if not (held.turn and held.turn.computing)]
+        waiting = [held for held in self._held.values() if not held.attempts.computing]
         await self._hand_back(waiting)
         tasks = [held.task for held in self._held.values() if held.task is not None]
         if tasks:
@@ -301,12 +242,3 @@ class Stage:
                     log.info("handed back turn %d of %s", held.claim.turn, held.claim.conversation)
             except StoreError as error:
                 log.warning("a claim lapses by itself: %s", error)
-
-
-def failed_attempts(entries: list[Entry]) -> int:
-    """How many attempts at a turn failed in a row, the newest `take` included: those that were repeats.
-
-    Hand-backs and contested logs are no failures, and any new entry of the story begins the count again.
-    """
-    takes = takewhile(lambda entry: isinstance(entry.payload, Take), reversed(entries))
-    return sum(isinstance(entry.payload, Take) and entry.payload.cause == "retry" for entry in takes)

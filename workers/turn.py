@@ -35,6 +35,11 @@ class Turn:
         self.computing = computing
         self.stepped_at = time.monotonic()
 
+    @property
+    def silent_s(self) -> float:
+        """How long ago that was."""
+        return time.monotonic() - self.stepped_at
+
     def follow(self, log: Log) -> Cursor:
         """A cursor on another log of the conversation, from the start of this turn."""
         return self.reader.follow(log_key(self.conversation, log), Address(self.number, -1))

@@ -21,9 +21,15 @@ class Beating:
     def __init__(self, url: str) -> None:
         self.held: list[str] = []
         self.lost: list[str] = []
+        self.counts = {"computing": 1, "wasted_starts": 3}
         announcement = Announcement("w", Role.REPLY, "scripted", "asked for", 8, (("anna", "de"),))
         self.thread = Heartbeat(
-            url, announcement, lease_s=BEAT_LEASE_S, held=lambda: self.held, lost=self.lost.append
+            url,
+            announcement,
+            lease_s=BEAT_LEASE_S,
+            held=lambda: self.held,
+            lost=self.lost.append,
+            counts=lambda: self.counts,
         )
 
 
@@ -61,6 +67,8 @@ async def test_a_heartbeat_announces_its_worker_and_takes_it_back(redis_url: str
             "slots": 8,
             "attached": 2,
             "voices": [{"name": "anna", "language": "de"}],
+            "computing": 1,
+            "wasted_starts": 3,
         }
         assert await store.call("PTTL", worker_key("w")) <= BEAT_LEASE_S * 1000
         assert await store.call("SMEMBERS", WORKERS) == [b"w"]

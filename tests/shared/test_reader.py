@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from shared.log import close_turn
-from shared.reader import BUFFER_ENTRIES, Reader
+from shared.reader import BUFFER_ENTRIES, PAGE_ENTRIES, Reader
 from shared.store import Reply, Store
 from shared.wire import Address, Closed, Entry, new_tag
 from tests.conftest import eventually
@@ -87,6 +87,37 @@ async def test_a_cursor_waits_for_a_turn_that_has_not_begun(store: Store, reader
     await writer(store, key, 2).append(END)
     await writer(store, key, 3).append(*tokens(7, 8))
     assert (await coming).address == Address(3, 0)
+
+
+async def test_a_cursor_knows_whether_it_has_delivered_the_last_entry(store: Store, reader: Reader) -> None:
+    key = new_log()
+    alone = writer(store, key)
+    await alone.append(*tokens(0, 2))
+    cursor = reader.follow(key, START)
+    await cursor.next()
+    assert not await cursor.caught_up()
+    await cursor.next()
+    assert await cursor.caught_up()
+    await subscribed(store, key)
+    await alone.append(*tokens(2, 3))
+    await cursor.next()
+    assert await cursor.caught_up()
+
+
+async def test_a_cursor_that_may_have_missed_something_looks_before_it_says_that_it_was_the_last(
+    store: Store,
+) -> None:
+    key = new_log()
+    alone = writer(store, key)
+    cursor = Reader(store).follow(key, START)  # no connection: nothing is pushed
+    await alone.append(*tokens(0, PAGE_ENTRIES))
+    await read(cursor, PAGE_ENTRIES)
+    assert await cursor.caught_up()
+    await alone.append(*tokens(PAGE_ENTRIES, PAGE_ENTRIES + 1))
+    cursor.look()
+    assert not await cursor.caught_up()
+    await cursor.next()
+    assert await cursor.caught_up()
 
 
 async def test_many_logs_arrive_on_one_connection(store: Store, reader: Reader) -> None:

@@ -11,7 +11,7 @@ from shared.errors import StoreError, StoreFull
 from shared.hold import new_conversation
 from shared.keys import DEAD, DEAD_LETTERS, GROUP, Role, work_key
 from shared.store import Store
-from shared.work import Claim, offer
+from shared.work import Claim, bury, offer
 from tests.conftest import eventually
 from tests.shared.working import INDEX, STREAM, Worker, lapsed, offered, owners
 
@@ -279,10 +279,9 @@ async def test_an_error_that_is_no_missing_group_is_raised(store: Store, worker:
 # ---- dead letters
 
 
-async def test_dead_letters_are_ids_and_a_reason_and_bounded(store: Store, worker: Worker) -> None:
-    queue = worker("w")
+async def test_dead_letters_are_ids_and_a_reason_and_bounded(store: Store) -> None:
     for turn in range(1, 4):
-        await queue.bury(Claim("1-1", "abc", turn, "retry"), "3 attempts failed")
+        await bury(store, Role.REPLY, "abc", turn, "3 attempts failed")
     ((_, flat),) = await store.call("XREVRANGE", DEAD, "+", "-", "COUNT", 1)
     assert dict(zip(flat[::2], flat[1::2], strict=True)) == {
         b"role": b"reply",
@@ -291,6 +290,6 @@ async def test_dead_letters_are_ids_and_a_reason_and_bounded(store: Store, worke
         b"reason": b"3 attempts failed",
     }
     await asyncio.gather(
-        *(queue.bury(Claim("1-1", "abc", turn, "retry"), "again") for turn in range(DEAD_LETTERS + 50))
+        *(bury(store, Role.REPLY, "abc", turn, "again") for turn in range(DEAD_LETTERS + 50))
     )
     assert await store.call("XLEN", DEAD) == DEAD_LETTERS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 
 from shared.errors import EngineError
@@ -13,7 +14,7 @@ from shared.wire import Address, Closed, Entry, Log, ReplyEnd, Take, Token, new_
 from shared.work import Announcement, WorkQueue
 from tests.conftest import eventually
 from tests.workers.conftest import Desk, Running
-from workers.stage import failed_attempts
+from workers.attempt import failed_attempts
 from workers.turn import Turn
 
 
@@ -30,6 +31,9 @@ class Replies:
 
     def announcement(self, name: str, slots: int) -> Announcement:
         return Announcement(name, self.role, "told", "told by a test", slots)
+
+    def counts(self) -> dict[str, int]:
+        return {"answered": len(self.turns)}
 
     async def run(self, turn: Turn) -> None:
         self.turns.append(turn)
@@ -69,12 +73,37 @@ async def test_a_worker_announces_itself_while_it_lives_and_withdraws_at_the_end
     async def announced() -> bool:
         return bool(await store.call("EXISTS", "worker:one"))
 
+    async def named() -> bool:
+        return bool(await store.call("SMEMBERS", WORKERS) == [b"one"])
+
     async with running(Replies(_end), name="one"):
-        await eventually(announced, "the announcement")
-        assert await store.call("SMEMBERS", WORKERS) == [b"one"]
+        await eventually(named, "its name")
+        assert await announced()
         assert 0 < await store.call("PTTL", "worker:one") <= 400
     assert not await announced()
     assert await store.call("SMEMBERS", WORKERS) == []
+
+
+async def test_a_worker_announces_how_many_engines_are_at_work_and_what_its_handler_counts(
+    store: Store, desk: Desk, running: Running
+) -> None:
+    release = asyncio.Event()
+
+    async def compute(turn: Turn) -> None:
+        turn.step()
+        await release.wait()
+        await _end(turn)
+
+    async def announced(**counts: int) -> bool:
+        said = json.loads(await store.call("GET", "worker:test") or b"{}")
+        return {name: said.get(name) for name in counts} == counts
+
+    async with running(Replies(compute)):
+        await eventually(lambda: announced(attached=0, computing=0, answered=0), "nothing is done")
+        await desk.ask(1, None, Role.REPLY)
+        await eventually(lambda: announced(attached=1, computing=1, answered=1), "an engine is at work")
+        release.set()
+        await eventually(lambda: announced(attached=0, computing=0, answered=1), "it is done")
 
 
 async def test_what_a_dead_worker_held_is_taken_over_within_a_lease(

@@ -10,7 +10,7 @@ from workers.process import main
 
 def _handler(settings: Settings) -> ReplyHandler:
     engine, reason = engines.load(settings.llm_engine, settings)
-    return ReplyHandler(engine, reason, settings.history_tokens)
+    return ReplyHandler(engine, reason, settings.history_tokens, settings.think_ahead)
 
 
 if __name__ == "__main__":

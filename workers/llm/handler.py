@@ -1,8 +1,8 @@
 """The LLM worker's part of a turn: the utterance in, tokens and semantic chunks out.
 
 Attached while the user still speaks, and what was said before is read meanwhile, so that nothing but the
-model's own time lies between the utterance's end and the first token. Nothing but `take` goes into `text`
-before that end.
+model's own time lies between the utterance's end and the first token. If the engine has room, not even that:
+an answer is begun at each pause, in case it was the end. Nothing but `take` goes into `text` before that end.
 """
 
 from __future__ import annotations
@@ -10,15 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
+from dataclasses import asdict
 
 from shared.errors import StoreError, TurnClosed
 from shared.keys import Role, session_key
-from shared.wire import Chunk, Closed, Entry, Log, Open, Payload, ReplyEnd, Semantic, Token
+from shared.reader import Cursor
+from shared.wire import Chunk, Closed, Entry, Log, Open, Pause, Token
 from shared.work import Announcement
-from workers.llm.chunker import Chunker, Piece
+from workers.llm.draft import Draft
 from workers.llm.engines import ReplyRequest, SpeechLM
 from workers.llm.history import Exchange, read_history
+from workers.llm.start import Start, now_ms
+from workers.llm.thinking import Tally, Thinking
 from workers.turn import Turn, entries_of
 
 log = logging.getLogger(__name__)
@@ -30,21 +34,30 @@ WATCH_S = 2.0
 class ReplyHandler:
     """Answers turns with one engine. `reason` says in a plain line which engine that is, and why.
 
-    `history_tokens`: how much of what was said before the engine is given; 0: nothing.
+    `history_tokens`: how much of what was said before the engine is given; 0: nothing. `think_ahead`: whether
+    an answer may be begun before it is known that the utterance has ended.
     """
 
     role = Role.REPLY
     output = Log.TEXT
     others: tuple[Log, ...] = (Log.SPEECH,)
 
-    def __init__(self, engine: SpeechLM, reason: str, history_tokens: int = 0) -> None:
+    def __init__(
+        self, engine: SpeechLM, reason: str, history_tokens: int = 0, think_ahead: bool = True
+    ) -> None:
         self._engine = engine
         self._reason = reason
         self._history_tokens = history_tokens
+        self._think_ahead = think_ahead
+        self._tally = Tally()
 
     def announcement(self, name: str, slots: int) -> Announcement:
         """The engine, as edges name it."""
         return Announcement(name, self.role, self._engine.name, self._reason, slots)
+
+    def counts(self) -> dict[str, int]:
+        """How many answers were begun at a pause, and how many of them were thrown away."""
+        return asdict(self._tally)
 
     async def run(self, turn: Turn) -> None:
         """Listen to the utterance, then write the reply."""
@@ -58,116 +71,68 @@ class ReplyHandler:
             opening = await anext(entries)
             if not isinstance(opening.payload, Open):
                 raise TurnClosed(f"{audio.key}: turn {turn.number} begins with {opening.payload.kind}")
-            await self._reply(turn, opening.payload, history, _utterance(turn, entries))
+            thinking = self._thinking(turn, opening.payload, history)
+            try:
+                if opening.payload.text is None:
+                    await _listen(audio, entries, thinking)
+                else:
+                    turn.step()  # It is there as a whole.
+                await _write(turn, thinking.stand())
+            finally:
+                await thinking.close()
         finally:
             watch.cancel()
             audio.close()
 
-    async def _reply(
-        self, turn: Turn, settings: Open, history: tuple[Exchange, ...], audio: AsyncIterator[bytes]
-    ) -> None:
-        reply = _Reply(turn)
-        if settings.text is not None:
-            turn.step()
-        request = ReplyRequest(turn.conversation, turn.number, settings, tuple(reply.tokens), history)
-        stream = self._engine.process_chunked_streaming(request, audio)
-        coming = asyncio.ensure_future(_next_or_none(stream))
-        reason = "length"
-        try:
-            while len(reply.tokens) < settings.max_reply_tokens:
-                await asyncio.wait({coming}, timeout=reply.due_in_s())
-                if not coming.done():
-                    await reply.tick()
-                    continue
-                token = coming.result()
-                if token is None:
-                    reason = "stop"
-                    break
-                turn.step()
-                await reply.add(token)
-                coming = asyncio.ensure_future(_next_or_none(stream))
-            await reply.end(reason)
-        finally:
-            coming.cancel()
-            await asyncio.wait({coming})
-            await stream.aclose()
+    def _thinking(self, turn: Turn, settings: Open, history: tuple[Exchange, ...]) -> Thinking:
+        """The answer in the making, which has begun to listen."""
+        stood = tuple(turn.writer.entries)
+        spoken = tuple(entry.payload for entry in stood if isinstance(entry.payload, Token))
+        request = ReplyRequest(turn.conversation, turn.number, settings, spoken, history)
+        if spoken:
+            log.info("going on after %d tokens", len(spoken))
+
+        def begin(audio: AsyncIterator[bytes]) -> Start:
+            stream = self._engine.process_chunked_streaming(request, audio)
+            draft = Draft(stood, time.time() * 1000 - now_ms())
+            return Start(stream, draft, settings.max_reply_tokens)
+
+        # An engine that reads only as fast as it understands is not stalled while it still reads.
+        return Thinking(begin, lambda: self._think_ahead and self._engine.spare, self._tally, turn.step)
 
 
-class _Reply:
-    """The reply as it grows: tokens and the chunks cut from them, in memory and in the log."""
-
-    def __init__(self, turn: Turn) -> None:
-        self._turn = turn
-        self._writer = turn.writer
-        entries = turn.writer.entries
-        self.tokens = [entry.payload for entry in entries if isinstance(entry.payload, Token)]
-        self._chunker, self._chunks = _rebuilt(entries)
-        if self.tokens:
-            log.info("going on after %d tokens and %d chunks", len(self.tokens), self._chunks)
-
-    def due_in_s(self) -> float | None:
-        """How long until a chunk is due by time alone."""
-        due_ms = self._chunker.deadline_ms
-        return None if due_ms is None else max(0.0, (due_ms - _now_ms()) / 1000)
-
-    async def add(self, token: Token) -> None:
-        """Write the token, and with it the chunks that it completes."""
-        pieces = self._chunker.feed(token.text, _now_ms())
-        if not self.tokens:
-            log.debug("first token")
-        self.tokens.append(token)
-        await self._write(token, pieces)
-
-    async def tick(self) -> None:
-        """Write what is due by time."""
-        await self._write(None, self._chunker.tick(_now_ms()))
-
-    async def end(self, reason: str) -> None:
-        """Write what is left, and the end."""
-        semantics = self._semantics(self._chunker.finish())
-        await self._writer.append(*semantics, ReplyEnd(reason, len(self.tokens), self._chunks))
-
-    async def _write(self, token: Token | None, pieces: Sequence[Piece]) -> None:
-        payloads: list[Payload] = [] if token is None else [token]
-        payloads += self._semantics(pieces)
-        if payloads:
-            await self._writer.append(*payloads)
-
-    def _semantics(self, pieces: Sequence[Piece]) -> list[Semantic]:
-        if pieces and not self._chunks:
-            log.debug("first word")
-        self._chunks += len(pieces)
-        return [Semantic(piece.text, piece.from_, piece.upto, piece.boundary) for piece in pieces]
-
-
-def _rebuilt(entries: Sequence[Entry]) -> tuple[Chunker, int]:
-    """The chunker as the dead peer had it, on this process's clock, and the number of its chunks."""
-    offset_ms = time.time() * 1000 - _now_ms()
-    tokens: list[tuple[str, float]] = []
-    spoken: list[tuple[Piece, float]] = []
-    for entry in entries:
-        at_ms = entry.at_us / 1000 - offset_ms
-        match entry.payload:
-            case Token(text=text):
-                tokens.append((text, at_ms))
-            case Semantic() as chunk:
-                spoken.append((Piece(chunk.text, chunk.from_, chunk.upto, chunk.boundary), at_ms))
-    return Chunker.rebuild(tokens, spoken), len(spoken)
-
-
-async def _utterance(turn: Turn, entries: AsyncIterator[Entry]) -> AsyncIterator[bytes]:
-    """The PCM of the utterance as it comes. When it has ended, the engine owes tokens."""
+async def _listen(audio: Cursor, entries: AsyncIterator[Entry], thinking: Thinking) -> None:
+    """Follow the utterance, whose entries come from `audio`, to its end."""
     async for entry in entries:
         match entry.payload:
             case Chunk(pcm=pcm):
-                yield pcm
+                await thinking.hear(pcm)
+            case Pause():
+                # One that is past is no reason to think ahead: whoever takes a turn over meets them all.
+                if await audio.caught_up():
+                    thinking.pause()
             case Closed():
-                raise TurnClosed(f"turn {turn.number} was closed while the user spoke")
-    turn.step()
+                raise TurnClosed(f"{audio.key}: turn {entry.address.turn} was closed while the user spoke")
 
 
-async def _next_or_none(stream: AsyncIterator[Token]) -> Token | None:
-    return await anext(stream, None)
+async def _write(turn: Turn, start: Start) -> None:
+    """Write the reply: what is there at once, then the rest as it comes."""
+    draft = start.draft
+    drawn = draft.tokens
+    draft.want(now_ms())
+    while True:
+        if draft.tokens > drawn:
+            turn.step()
+            drawn = draft.tokens
+        if payloads := draft.take():
+            await turn.writer.append(*payloads)
+        elif start.error is not None:
+            raise start.error
+        elif start.over:
+            return
+        else:
+            await start.news(draft.due_in_s(now_ms()))
+            draft.tick(now_ms())
 
 
 async def _close_when_abandoned(turn: Turn) -> None:
@@ -187,7 +152,3 @@ async def _close_when_abandoned(turn: Turn) -> None:
         elif time.monotonic() - gone_since > turn.resume_window_s:
             log.info("abandoned")
             return await turn.close(Closed("abandoned"), Log.AUDIO, Log.TEXT, Log.SPEECH)
-
-
-def _now_ms() -> float:
-    return time.monotonic() * 1000

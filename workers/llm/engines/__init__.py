@@ -63,6 +63,9 @@ class SpeechLM(Protocol):
         `audio` yields the utterance as it arrives, PCM16 mono 16 kHz pieces of any length, and ends when the
         utterance has ended: only then may the first token come. A typed turn (`request.settings.text`) has
         no audio. Closing the iterator cancels the work. Raises `EngineError`.
+
+        Where the engine had `spare`, the utterance may have ended only as it seemed. If it goes on, the
+        iterator is closed, and the same is asked again with all of the utterance.
         """
         ...
 

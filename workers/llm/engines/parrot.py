@@ -36,6 +36,11 @@ class Parrot:
     def __init__(self, ears: Ears | None = None) -> None:
         self._ears = ears or Ears()
 
+    @property
+    def spare(self) -> bool:
+        """Never: its answer is ready when the utterance has ended, and to hear it again takes its length."""
+        return False
+
     async def process_chunked_streaming(
         self, request: ReplyRequest, audio: AsyncIterator[bytes]
     ) -> AsyncGenerator[Token, None]:

@@ -35,6 +35,11 @@ class Scripted:
         self._inter_token_ms = settings.script_inter_token_ms
         self._echoes = settings.script_echo_history
 
+    @property
+    def spare(self) -> bool:
+        """It waits, and keeps nobody waiting."""
+        return True
+
     async def process_chunked_streaming(
         self, request: ReplyRequest, audio: AsyncIterator[bytes]
     ) -> AsyncGenerator[Token, None]:

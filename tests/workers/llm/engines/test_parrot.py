@@ -211,3 +211,7 @@ def test_another_hearing_ends_the_answer_all_the_same_and_doubles_no_word(
     assert [*said, *rest].count(".") <= 1
     same_hearing = [*said, *rest] == rest_of_answer([], HEARD, ours, CLOSING)
     assert same_hearing or not said or not rest or said[-1] != rest[0]
+
+
+def test_a_parrot_hears_along_and_has_no_way_back(parrot: Parrot) -> None:
+    assert not parrot.spare

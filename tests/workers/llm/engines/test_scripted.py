@@ -11,6 +11,7 @@ import pytest
 
 from shared.settings import Settings
 from shared.wire import Open, Token
+from tests.workers.llm.engines.pausing import answer_after_pauses
 from workers.llm.engines import ReplyRequest, scripted
 from workers.llm.engines.scripted import Scripted
 from workers.llm.history import Exchange
@@ -156,3 +157,10 @@ async def test_the_echo_says_the_settings_of_the_turn_and_goes_on_after_a_take_o
 async def test_the_whole_answer_is_the_tokens_joined() -> None:
     assert await engine().process_realtime_chunk(asked(), b"\0\0") == "One, two three."
     assert await engine().process_realtime_chunk(asked(spoken=2), b"\0\0") == "One, two three."
+
+
+async def test_the_script_is_said_from_its_start_after_answers_that_were_taken_back() -> None:
+    scripted = engine()
+    assert scripted.spare
+    tokens = await answer_after_pauses(scripted, asked(), b"\0\0", b"\0\0", b"\0\0")
+    assert tokens == [Token(text, (place,)) for place, text in enumerate(SCRIPT)]

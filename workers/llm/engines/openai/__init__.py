@@ -64,6 +64,11 @@ class Openai:
         """The model that is asked."""
         return self._endpoint.model
 
+    @property
+    def spare(self) -> bool:
+        """As far as is known here: the endpoint's own queue cannot be seen."""
+        return True
+
     async def process_chunked_streaming(
         self, request: ReplyRequest, audio: AsyncIterator[bytes]
     ) -> AsyncGenerator[Token, None]:

@@ -55,6 +55,16 @@ class Batch:
         """Whether a step would do nothing."""
         return not (self._events or self._started or self._decoding or self._work_of_listeners())
 
+    @property
+    def spare(self) -> bool:
+        """Whether a row that listens may start now though it is perhaps dropped: nobody waits for it.
+
+        It has a slot, like all that listen, or finds one; and all that have started have theirs.
+        """
+        holders = sum(row.slot is not None for row in self._listening)
+        finds_one = self._cache.free_slots > 0 or 0 < holders == len(self._listening)
+        return finds_one and all(row.slot is not None for row in self._started)
+
     def open(self, sampling: Sampling, max_new: int, script: tuple[int, ...] | None = None) -> Row:
         """A new row, which holds no slot yet.
 

@@ -71,6 +71,11 @@ class Voxtral:
         """Where it computes, in what, and for how many: for the line at the start."""
         return self._about
 
+    @property
+    def spare(self) -> bool:
+        """Whether there is a slot for it, and nobody who has finished speaking waits for one."""
+        return self._runner.spare
+
     async def process_chunked_streaming(
         self, request: ReplyRequest, audio: AsyncIterator[bytes]
     ) -> AsyncGenerator[Token, None]:

@@ -36,6 +36,8 @@ class Runner:
         """Blocks until `make` has made the batch in the new thread, and raises what it raises."""
         self._commands: SimpleQueue[Command | None] = SimpleQueue()
         self._turns: dict[Row, Turn] = {}
+        self.spare = False
+        """Whether a row may start that is perhaps dropped (`Batch.spare`): as it was after the last step."""
         made: Future[Batch] = Future()
         self._thread = threading.Thread(target=self._run, args=(make, made), name="voxtral", daemon=True)
         self._thread.start()
@@ -70,6 +72,7 @@ class Runner:
             made.set_exception(error)
             return
         self._batch = batch
+        self.spare = batch.spare
         made.set_result(batch)
         going = True
         while going:
@@ -79,6 +82,7 @@ class Runner:
             except Exception as error:  # those that are here now are lost; those that come need not be
                 log.exception("the batch failed")
                 self._fail_all(EngineError(f"Voxtral failed: {error}", retryable=True))
+            self.spare = batch.spare
         self._fail_all(EngineError("Voxtral was closed", retryable=True))
 
     def _obey(self, *, wait: bool) -> bool:

@@ -33,6 +33,7 @@ from tests.endpoint import (
 )
 from tests.stack import free_port
 from tests.workers.llm.engines.openai.conftest import Asking
+from tests.workers.llm.engines.pausing import answer_after_pauses
 from workers.llm.engines import ReplyRequest
 from workers.llm.engines.openai import Openai
 from workers.llm.engines.openai import endpoint as endpoint_module
@@ -68,6 +69,20 @@ async def failure(engine: Openai, asked: ReplyRequest | None = None) -> EngineEr
 
 
 # What is asked, and what comes
+
+
+async def test_after_answers_that_were_taken_back_the_whole_utterance_is_asked_about(
+    endpoint: Endpoint, asking: Asking
+) -> None:
+    endpoint.answers = [hangs("I", " think"), hangs("Or"), says(*WORDS)]
+    engine = asking()
+    assert engine.spare
+    tokens = await answer_after_pauses(engine, request(), PCM[:640], PCM[640:6400], PCM[6400:])
+    assert tokens == [Token(word, (place,)) for place, word in enumerate(WORDS)]
+    assert [sounds(call.json) for call in endpoint.asked] == [
+        [to_wav(pcm, INPUT_RATE)] for pcm in (PCM[:640], PCM[:6400], PCM)
+    ]
+    await eventually(lambda: [call.left for call in endpoint.asked] == [True, True, False], "both are left")
 
 
 async def test_an_utterance_is_answered_token_by_token(endpoint: Endpoint, asking: Asking) -> None:

@@ -276,6 +276,51 @@ def test_the_listener_that_loses_least_gives_its_slot(batch: Batch, chance: rand
     assert [listener.slot for listener in listeners] == [0, None, 2]
 
 
+def listening(batch: Batch, chance: random.Random) -> Row:
+    row = batch.open(GREEDY, 9)
+    batch.feed(row, text(chance, 20))
+    return row
+
+
+def test_a_row_may_start_in_vain_where_it_takes_no_other_s_slot(batch: Batch, chance: random.Random) -> None:
+    listening(batch, chance)
+    listening(batch, chance)
+    run(batch)
+    assert batch.spare  # one is free
+    listening(batch, chance)
+    run(batch)
+    assert batch.spare  # all have one
+    late = listening(batch, chance)
+    run(batch)
+    assert not batch.spare  # it might be this one that starts, in another's slot
+    batch.drop(late)
+    decoding(batch, [text(chance, 10)])
+    assert not batch.spare  # one of the three gave up its slot
+
+
+def test_a_row_may_start_in_vain_in_the_only_slot_if_it_is_alone(
+    lonely: Batch, chance: random.Random
+) -> None:
+    listening(lonely, chance)
+    run(lonely)
+    assert lonely.spare
+    listening(lonely, chance)
+    assert not lonely.spare
+
+
+def test_no_row_starts_in_vain_while_another_waits_for_a_slot(batch: Batch, chance: random.Random) -> None:
+    rows = [decoding(batch, [text(chance, 10)]) for _ in range(3)]
+    waiting = ask(batch, [text(chance, 10)], LONG, script=GOES_ON)
+    batch.step()
+    for row in rows:
+        batch.drop(row)
+    assert waiting.slot is None
+    assert not batch.spare
+    batch.step()
+    assert waiting.slot is not None
+    assert batch.spare
+
+
 def test_who_finds_no_room_for_too_long_is_told_to_come_again(
     lonely: Batch, clock: Clock, chance: random.Random
 ) -> None:

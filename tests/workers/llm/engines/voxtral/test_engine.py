@@ -20,6 +20,7 @@ from shared.errors import EngineError
 from shared.settings import Settings
 from shared.wire import Open, Token
 from tests.conftest import eventually
+from tests.workers.llm.engines.pausing import answer_after_pauses
 from workers.llm.engines import ReplyRequest
 from workers.llm.engines.voxtral import mel
 from workers.llm.engines.voxtral.engine import Voxtral
@@ -297,6 +298,38 @@ async def test_a_turn_cancelled_while_the_user_speaks_leaves_nothing_behind(engi
     speaker._answer.cancel()
     await asyncio.wait([speaker._answer])
     await eventually(lambda: cache.free_slots == 3, "the slot is free")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+async def test_answers_that_were_taken_back_change_no_token_of_the_one_that_stands(
+    temperature: float, engine: Voxtral
+) -> None:
+    asked = request(turn=2, history=[Exchange(1, voice(30), None, "One.")], temperature=temperature)
+    pieces = [voice(seed, 0.7) for seed in (31, 32, 33)]
+    alone = await answer(engine, asked, b"".join(pieces))
+    assert await answer_after_pauses(engine, asked, *pieces) == alone
+    assert await answer(engine, asked, pieces[0]) != alone
+    await eventually(lambda: engine._runner._batch._cache.free_slots == 3, "every slot is free")
+
+
+async def test_one_slot_is_enough_to_think_ahead_in_and_is_free_again(voxtral_folder: Path) -> None:
+    engine = make(voxtral_folder, voxtral_slots=1, voxtral_context=1024)
+    asked = request(max_reply_tokens=40)
+    alone = await answer(engine, asked, voice(34) + voice(35))
+    assert await answer_after_pauses(engine, asked, voice(34), voice(35)) == alone
+    await eventually(lambda: engine._runner._batch._cache.free_slots == 1, "the slot is free")
+    engine.close()
+
+
+async def test_whether_there_is_room_is_known_after_each_step(voxtral_folder: Path) -> None:
+    engine = make(voxtral_folder, voxtral_slots=1, voxtral_context=1024)
+    first, second = Speaker(engine, request()), Speaker(engine, request())
+    cache = engine._runner._batch._cache
+    await eventually(lambda: cache.free_slots == 0 and not engine.spare, "two speak, and there is one slot")
+    second._answer.cancel()
+    await eventually(lambda: engine.spare, "who has the slot is alone")
+    await first.end()
+    engine.close()
 
 
 async def test_a_turn_that_fails_leaves_the_others_alone(
