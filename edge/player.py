@@ -21,7 +21,7 @@ from edge.outlet import Outlet
 from edge.playout import Playout
 from edge.protocols.native import Pacing
 from edge.stopwatch import in_ms
-from edge.transcript import Complete, FrameLine, Transcript
+from edge.transcript import Complete, FrameLine, Transcript, Whole
 from shared.errors import ClientError
 from shared.logs import bind
 
@@ -32,6 +32,13 @@ BACKLOG_MS = 10_000.0
 
 TIMER_MS = 1.0
 """The resolution of the event loop's timers: one that fires early would have to be set again."""
+
+ECHO_TAIL_MS = 300.0
+"""How long a room and a client's own buffers may sound on after the clock says that all was heard."""
+
+LONGEST_HALT_MS = 3000.0
+"""After so long frames leave again by themselves: a client that sends no more in the middle of a sound, so
+that nobody ever finds out what it was, shall still get its answer."""
 
 HEARD_SLACK_MS = 1.0
 """What rounding may take from the sum of many frames: the last word shall not be lost to it."""
@@ -70,6 +77,8 @@ class Player:
         self._moved = moved
         self._leaving = asyncio.Lock()
         self._flushed_turn = 0
+        self._halted_until_ms = math.inf
+        self._gathered: dict[int, list[bytes]] = {}
         self._wake = asyncio.Event()
         self._wakes_at_ms = math.inf
 
@@ -78,14 +87,50 @@ class Player:
         """Whether enough waits here; `moved` is set when that may have changed."""
         return self.playout.backlog_ms > BACKLOG_MS
 
+    def halt(self) -> None:
+        """Let nothing leave for now: the user may have begun to speak. What has left plays on.
+
+        At most the one frame that is just being written still goes; it counts as sent.
+        """
+        self.playout.halt()
+        self._halted_until_ms = _now_ms() + LONGEST_HALT_MS
+        self.look()
+
+    def go_on(self) -> None:
+        """End a halt, if there is one: what it held back leaves from now on, in order."""
+        if self._halted_until_ms < math.inf:
+            self._halted_until_ms = math.inf
+            self.playout.go_on()
+            self.look()
+
+    def audible(self) -> bool:
+        """Whether the user's microphone may hear an answer: one is playing there, or was just now."""
+        return _now_ms() < self.playout.sounds_until_ms + ECHO_TAIL_MS
+
     async def put(self, line: FrameLine | Complete) -> None:
         """Put a line behind those that wait; it leaves here if it is due."""
-        duration_ms = line.duration_ms if isinstance(line, FrameLine) else 0.0
+        duration_ms = line.duration_ms if isinstance(line, FrameLine | Whole) else 0.0
         if self.playout.push(line.address, line, duration_ms):
             await self._let_out()
             due_ms = self.playout.next_due_ms(_now_ms())
             if due_ms is not None and due_ms < self._wakes_at_ms:
                 self._wake.set()
+
+    def gather(self, line: FrameLine) -> None:
+        """Keep a frame of a batch turn for the one message that its speech leaves in.
+
+        At most `MAX_TURN_BYTES` of them: a turn has no more in the log.
+        """
+        self._gathered.setdefault(line.turn, []).append(line.pcm)
+
+    async def put_whole(self, line: Complete) -> None:
+        """Put a batch turn, with all that was gathered of it, behind what waits; or note that it was held."""
+        whole = line.with_speech(b"".join(self._gathered.pop(line.turn, ())))
+        if not line.held:
+            await self.put(whole)
+        elif whole.duration_ms > 0:
+            self.playout.held(whole.address, whole.duration_ms)
+            self._dialogue.conversation.spoke(line.turn)
 
     def held(self, line: FrameLine) -> None:
         """The client has this frame from before."""
@@ -120,6 +165,8 @@ class Player:
             return 0  # It waits behind an answer that goes on, and has not begun to speak.
         self._flushed_turn = max(self._flushed_turn, turn)
         cleared = self.playout.flush(turn, _now_ms())
+        for gathered in [each for each in self._gathered if each <= turn]:
+            cleared += len(self._gathered.pop(gathered))
         self._moved.set()
         return cleared
 
@@ -127,8 +174,10 @@ class Player:
         """Let frames out at their time, and say when an answer was heard out; for ever."""
         loop = asyncio.get_running_loop()
         while True:
+            if _now_ms() >= self._halted_until_ms:
+                self.go_on()
             await self._let_out()
-            self._wakes_at_ms = self._next_ms()
+            self._wakes_at_ms = min(self._next_ms(), self._halted_until_ms)
             timer = None
             if self._wakes_at_ms < math.inf:
                 wait_ms = max(0.0, self._wakes_at_ms - _now_ms()) + TIMER_MS
@@ -155,7 +204,9 @@ class Player:
 
     async def _let_out(self) -> None:
         async with self._leaving:
-            for line in self.playout.due(_now_ms()):
+            # One at a time: what is not being written yet can still be halted.
+            while lines := self.playout.due(_now_ms(), at_most=1):
+                line = lines[0]
                 if isinstance(line, FrameLine):
                     await self._let_frame_out(line)
                 else:
@@ -176,9 +227,12 @@ class Player:
 
     async def _let_completion_out(self, line: Complete) -> None:
         notes = self._dialogue.notes(line.turn)
-        message = render.complete(line, notes)
+        message = render.ending(line, notes)
         if not await self._outlet.send(message, unless=lambda: line.turn <= self._flushed_turn):
             return
+        if isinstance(line, Whole):
+            notes.stopwatch.first_audio = time.monotonic()
+            self._dialogue.conversation.spoke(line.turn)
         self._transcript.end(line.turn)
         with bind(turn=line.turn):
             watch = notes.stopwatch

@@ -1,10 +1,11 @@
 """When each frame of speech leaves, and how much of it the listener has heard by now.
 
     push ─> waiting, by address ─ due ─> left, at most `lead_ms` ahead of real time ─ the clock ─> heard
+                  halt ─┤├─ go_on
 
-Owns order, dedupe, pace and flush. Pure: no socket, no log, no clock of its own; `now_ms` is any clock that
-only goes forward, the same one throughout. All turns share one queue and one clock, so no two of them are
-heard at once. How much may wait is for the caller to bound, by `backlog_ms`.
+Owns order, dedupe, pace, halts and flush. Pure: no socket, no log, no clock of its own; `now_ms` is any clock
+that only goes forward, the same one throughout. All turns share one queue and one clock, so no two of them
+are heard at once. How much may wait is for the caller to bound, by `backlog_ms`.
 """
 
 from __future__ import annotations
@@ -29,24 +30,25 @@ class _Item(NamedTuple, Generic[T]):
 
 @dataclass(slots=True)
 class _Track:
-    """What left of one turn: `settled_ms` of it was heard before `runs`, each from one time to another."""
+    """What left of one turn: `settled_ms` of it was heard before `runs`, each from one time to another.
+
+    `until_ms`: when the last of it is heard, or was.
+    """
 
     left_ms: float = 0.0
     settled_ms: float = 0.0
+    until_ms: float = float("-inf")
     runs: list[tuple[float, float]] = field(default_factory=list)
-
-    @property
-    def until_ms(self) -> float:
-        return self.runs[-1][1] if self.runs else float("-inf")
 
     def extend(self, start_ms: float, duration_ms: float) -> None:
         """More left, to be heard from `start_ms` on, or once all before it was heard."""
         self.left_ms += duration_ms
-        if start_ms > self.until_ms:
+        if not self.runs or start_ms > self.until_ms:
             self.runs.append((start_ms, start_ms + duration_ms))
         else:
             begin_ms, end_ms = self.runs[-1]
             self.runs[-1] = (begin_ms, end_ms + duration_ms)
+        self.until_ms = self.runs[-1][1]
 
     def heard_ms(self, now_ms: float) -> float:
         if now_ms >= self.until_ms:
@@ -59,11 +61,13 @@ class _Track:
         self.settled_ms = min(heard_ms, self.left_ms)
         rest_ms = self.left_ms - self.settled_ms
         self.runs = [(now_ms, now_ms + rest_ms)] if rest_ms > 0 else []
+        self.until_ms = now_ms + rest_ms if rest_ms > 0 else min(self.until_ms, now_ms)
 
     def stop(self, now_ms: float) -> None:
         """Nothing more of it will be heard."""
         self.left_ms = self.settled_ms = self.heard_ms(now_ms)
         self.runs = []
+        self.until_ms = min(self.until_ms, now_ms)
 
 
 class Playout(Generic[T]):
@@ -76,6 +80,7 @@ class Playout(Generic[T]):
     def __init__(self, lead_ms: float, *, paced: bool = True) -> None:
         self.paced = paced
         self._lead_ms = lead_ms
+        self._halted = False
         self._waiting: deque[_Item[T]] = deque()
         self._backlog_ms = 0.0
         self._last = Address(0, 0)
@@ -92,6 +97,22 @@ class Playout(Generic[T]):
     def frames(self) -> int:
         """How many frames wait to leave."""
         return sum(1 for item in self._waiting if item.duration_ms > 0)
+
+    @property
+    def sounds_until_ms(self) -> float:
+        """When the listener hears, or heard, the last of what has left; minus infinity if nothing has."""
+        return max((track.until_ms for track in self._tracks.values()), default=float("-inf"))
+
+    def halt(self) -> None:
+        """Let nothing leave from now on; all stays in line, and what has left plays on.
+
+        Only `go_on` ends it, no flush does: whoever halts knows why, and when that is over.
+        """
+        self._halted = True
+
+    def go_on(self) -> None:
+        """Let leave again what waits: all that a halt held back, later by as much as the listener missed."""
+        self._halted = False
 
     def push(self, address: Address, payload: T, duration_ms: float) -> bool:
         """Put an item in line; false if it, or one after it, was there before, or its turn was flushed."""
@@ -113,23 +134,24 @@ class Playout(Generic[T]):
         track.settled_ms += duration_ms
         return True
 
-    def due(self, now_ms: float) -> list[T]:
-        """The items that leave now, in order; from here on they count as sent."""
+    def due(self, now_ms: float, at_most: int | None = None) -> list[T]:
+        """The items that leave now, in order; from here on they count as sent, and no halt holds them."""
         leaving: list[T] = []
-        while self._waiting and self._leaves_ms(self._waiting[0]) <= now_ms:
+        while len(leaving) != at_most and self._next_ms() <= now_ms:
             item = self._waiting.popleft()
             self._backlog_ms = self._backlog_ms - item.duration_ms if self._waiting else 0.0
             leaving.append(item.payload)
             if item.duration_ms > 0:
-                # After an underrun the listener hears silence: what comes late is played late.
+                # After an underrun or a halt the listener hears silence: what comes late is played late.
                 start_ms = max(self._plays_until_ms, now_ms)
                 self._plays_until_ms = start_ms + item.duration_ms
                 self._tracks[item.address.turn].extend(start_ms, item.duration_ms)
         return leaving
 
     def next_due_ms(self, now_ms: float) -> float | None:
-        """When the next item leaves, `now_ms` at the earliest; `None` if nothing waits."""
-        return max(now_ms, self._leaves_ms(self._waiting[0])) if self._waiting else None
+        """When the next item leaves, `now_ms` at the earliest; `None` if nothing waits, or all is halted."""
+        next_ms = self._next_ms()
+        return None if next_ms == float("inf") else max(now_ms, next_ms)
 
     def flush(self, turn: int, now_ms: float) -> int:
         """Cut off the answer of `turn`, and any older: the number of their frames that will not leave.
@@ -202,8 +224,13 @@ class Playout(Generic[T]):
         for old in [number for number in self._tracks if number <= turn]:
             del self._tracks[old]
 
-    def _leaves_ms(self, item: _Item[T]) -> float:
-        """When the item may leave: the listener must not hold more than the lead, nor ever wait for it."""
+    def _next_ms(self) -> float:
+        """When the first in line may leave; infinite if nothing may.
+
+        The listener must not hold more than the lead, nor ever wait for what is there.
+        """
+        if self._halted or not self._waiting:
+            return float("inf")
         if not self.paced:
             return float("-inf")
-        return self._plays_until_ms - max(0.0, self._lead_ms - item.duration_ms)
+        return self._plays_until_ms - max(0.0, self._lead_ms - self._waiting[0].duration_ms)

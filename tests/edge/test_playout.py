@@ -279,6 +279,169 @@ def test_a_flush_leaves_a_later_turn_as_it_is() -> None:
     assert (playout.frames, playout.backlog_ms, playout.next_due_ms(0.0)) == (2, 200.0, 100.0)
 
 
+# ---- halts
+
+
+def test_nothing_leaves_while_halted_and_what_has_left_plays_on() -> None:
+    playout = filled(6)
+    playout.due(0.0)
+    playout.halt()
+    assert playout.next_due_ms(100.0) is None
+    assert playout.due(5000.0) == []
+    assert (playout.frames, playout.backlog_ms) == (3, 300.0)
+    assert [playout.heard_ms(1, now_ms) for now_ms in (100.0, 300.0, 5000.0)] == [100.0, 300.0, 300.0]
+
+
+def test_without_pacing_too_nothing_leaves_while_halted() -> None:
+    playout = filled(3, paced=False)
+    playout.halt()
+    assert playout.next_due_ms(0.0) is None
+    assert playout.due(0.0) == []
+    playout.go_on()
+    assert playout.due(0.0) == ["1-0", "1-1", "1-2"]
+
+
+def test_after_a_halt_all_goes_on_in_order_with_the_lead_that_it_had() -> None:
+    playout = filled(8)
+    playout.due(0.0)
+    playout.halt()
+    assert playout.due(1000.0) == []
+    playout.go_on()
+    assert playout.next_due_ms(1000.0) == 1000.0
+    assert list(play(playout, 1000.0)) == [
+        (1000.0, "1-3"),
+        (1000.0, "1-4"),
+        (1000.0, "1-5"),
+        (1100.0, "1-6"),
+        (1200.0, "1-7"),
+    ]
+    assert playout.heard_ms(1, 1000.0) == 300.0  # the listener missed 700 ms, and not a sample
+    assert playout.heard_ms(1, 1250.0) == 550.0
+    assert playout.heard_out_ms(1, 1250.0) == 1500.0
+
+
+def test_a_halt_shorter_than_the_lead_is_not_heard() -> None:
+    playout = filled(6)
+    playout.due(0.0)
+    playout.halt()
+    assert playout.due(200.0) == []
+    playout.go_on()
+    assert playout.due(200.0) == ["1-3", "1-4"]
+    assert playout.heard_ms(1, 450.0) == 450.0
+
+
+def test_what_comes_during_a_halt_waits_behind_what_waits() -> None:
+    playout = filled(1)
+    playout.halt()
+    add(playout, 1, range(1, 3))
+    assert not playout.push(Address(1, 2), "again", FRAME_MS)
+    assert playout.push(Address(1, 3), "end", 0.0)
+    assert playout.due(0.0) == []
+    playout.go_on()
+    assert playout.due(0.0) == ["1-0", "1-1", "1-2", "end"]
+
+
+def test_an_item_of_no_duration_alone_is_held_back_as_well() -> None:
+    playout = filled(3)
+    playout.due(0.0)
+    playout.halt()
+    assert playout.push(Address(1, 3), "end", 0.0)
+    assert playout.due(50.0) == []
+    assert playout.heard_out_ms(1, 9000.0) is None
+    playout.go_on()
+    assert playout.due(50.0) == ["end"]
+    assert playout.heard_out_ms(1, 50.0) == 300.0
+
+
+def test_an_answer_of_which_something_is_halted_is_not_heard_out() -> None:
+    playout = filled(4)
+    playout.due(0.0)
+    playout.halt()
+    assert playout.heard_out_ms(1, 9000.0) is None
+    assert not playout.finished(1, 9000.0)
+
+
+def test_a_flush_clears_what_is_halted_and_does_not_end_the_halt() -> None:
+    playout = filled(6)
+    playout.due(0.0)
+    playout.halt()
+    assert playout.flush(1, 50.0) == 3
+    assert playout.heard_ms(1, 9000.0) == 50.0
+    add(playout, 2, range(2))
+    assert playout.due(100.0) == []
+    playout.go_on()
+    assert playout.due(100.0) == ["2-0", "2-1"]
+
+
+def test_reports_and_held_frames_count_during_a_halt() -> None:
+    playout: Playout[str] = Playout(LEAD_MS)
+    playout.halt()
+    assert playout.held(Address(1, 0), FRAME_MS)
+    assert playout.heard_ms(1, 0.0) == 100.0
+    add(playout, 1, range(1, 4))
+    playout.go_on()
+    playout.due(0.0)
+    playout.halt()
+    assert playout.report(1, 150.0, 200.0)
+    assert playout.heard_ms(1, 200.0) == 150.0
+    assert playout.heard_ms(1, 9000.0) == 400.0
+
+
+def test_halting_twice_is_halting_once_and_going_on_unhalted_changes_nothing() -> None:
+    playout = filled(6)
+    playout.go_on()
+    playout.halt()
+    playout.halt()
+    playout.go_on()
+    assert playout.due(0.0) == ["1-0", "1-1", "1-2"]
+    assert playout.next_due_ms(0.0) == 100.0
+
+
+def test_items_can_be_taken_one_at_a_time() -> None:
+    playout = filled(4)
+    assert [playout.due(0.0, at_most=1) for _ in range(4)] == [["1-0"], ["1-1"], ["1-2"], []]
+    assert playout.due(100.0, at_most=0) == []
+    assert playout.due(100.0, at_most=2) == ["1-3"]
+
+
+# ---- what sounds at the listener's
+
+
+def test_nothing_sounds_before_the_first_frame() -> None:
+    assert filled(3).sounds_until_ms == float("-inf")
+
+
+def test_it_sounds_until_all_that_has_left_was_heard() -> None:
+    playout = filled(6)
+    playout.due(0.0)
+    assert playout.sounds_until_ms == 300.0
+    playout.due(100.0)
+    assert playout.sounds_until_ms == 400.0
+    add(playout, 2, range(1))
+    list(play(playout, 100.0))
+    assert playout.sounds_until_ms == 700.0
+
+
+def test_a_flush_silences_what_plays_and_moves_no_earlier_end() -> None:
+    playout = filled(6)
+    playout.due(0.0)
+    playout.flush(1, 50.0)
+    assert playout.sounds_until_ms == 50.0
+    playout.flush(1, 900.0)
+    assert playout.sounds_until_ms == 50.0
+
+
+def test_a_report_says_how_long_it_will_sound_or_that_it_is_over() -> None:
+    playout = filled(3)
+    playout.due(0.0)
+    playout.report(1, 50.0, 200.0)
+    assert playout.sounds_until_ms == 450.0
+    playout.report(1, 300.0, 400.0)
+    assert playout.sounds_until_ms == 400.0
+    playout.report(1, 300.0, 800.0)
+    assert playout.sounds_until_ms == 400.0
+
+
 # ---- after a resume
 
 
@@ -387,3 +550,81 @@ def test_what_was_heard_never_exceeds_what_has_left(steps: list[tuple[str, float
         heard = [playout.heard_ms(turn, now_ms + later_ms) for later_ms in (0.0, 1.0, 50.0, 500.0)]
         assert heard == sorted(heard)
         assert -1e-6 <= heard[0] and heard[-1] <= left_ms + 1e-6
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["push", "end", "wait", "wait", "halt", "go on", "flush", "report", "pace"]),
+            st.floats(0.0, 400.0),
+        ),
+        max_size=80,
+    )
+)
+def test_whatever_is_halted_every_item_leaves_once_and_in_order(steps: list[tuple[str, float]]) -> None:
+    """The caller wakes whenever something is due; in between anything may happen."""
+    playout: Playout[tuple[Address, float]] = Playout(LEAD_MS)
+    expected: list[Address] = []
+    left: list[Address] = []
+    left_ms: dict[int, float] = {}
+    heard_ms = 0.0
+    halted = False
+    turn, seq, now_ms = 1, 0, 0.0
+
+    def take() -> None:
+        leaving = playout.due(now_ms)
+        assert not (halted and leaving)
+        for address, duration_ms in leaving:
+            left.append(address)
+            left_ms[address.turn] = left_ms.get(address.turn, 0.0) + duration_ms
+
+    def wait(upto_ms: float) -> None:
+        nonlocal now_ms
+        while (due_ms := playout.next_due_ms(now_ms)) is not None and due_ms <= upto_ms:
+            assert not halted
+            now_ms = due_ms
+            take()
+        now_ms = upto_ms
+        take()
+
+    for step, value in steps:
+        match step:
+            case "push" | "end":
+                seq += 1
+                duration_ms = value if step == "push" else 0.0
+                assert playout.push(Address(turn, seq), (Address(turn, seq), duration_ms), duration_ms)
+                expected.append(Address(turn, seq))
+            case "wait":
+                wait(now_ms + value)
+            case "halt":
+                halted = True
+                playout.halt()
+            case "go on":
+                halted = False
+                playout.go_on()
+            case "flush":
+                take()
+                before_ms = playout.heard_ms(turn, now_ms)
+                playout.flush(turn, now_ms)
+                assert playout.heard_ms(turn, now_ms + value) == before_ms
+                expected = list(left)
+                turn, seq, heard_ms = turn + 1, 0, 0.0
+            case "report":
+                playout.report(turn, value, now_ms)
+                heard_ms = min(heard_ms, playout.heard_ms(turn, now_ms))  # only a report may take it back
+            case "pace":
+                playout.paced = not playout.paced
+        assert left == expected[: len(left)]
+        before_ms, heard_ms = heard_ms, playout.heard_ms(turn, now_ms)
+        assert before_ms - 1e-6 <= heard_ms <= left_ms.get(turn, 0.0) + 1e-6
+        waits = sum(1 for address in expected[len(left) :] if address.turn == turn)
+        assert waits == 0 or playout.heard_out_ms(turn, now_ms) is None
+    halted = False
+    playout.go_on()
+    while (due_ms := playout.next_due_ms(now_ms)) is not None:
+        wait(due_ms)
+    assert left == expected
+    assert playout.backlog_ms == playout.frames == 0
+    end_ms = playout.heard_out_ms(turn, now_ms)
+    assert end_ms is not None
+    assert playout.heard_ms(turn, end_ms + 1e-6) == pytest.approx(left_ms.get(turn, 0.0))
