@@ -1,7 +1,7 @@
 // One conversation with a Parley edge over WebSockets that may be lost: it resumes by itself, says again what
 // the server has not, and hands on every message that comes from a log exactly once. Knows no page.
 
-import { Outbox, endsTurn, isRefusal } from "./outbox.js";
+import { Outbox, endsTurn, isRefusal, refusesStream } from "./outbox.js";
 
 /** What every conversation of this page asks for. */
 const SETTINGS = {
@@ -22,8 +22,10 @@ const NORMAL = 1000;
 const REPLACED = 4001;
 
 export class Conversation {
-  /** Is called with each message of the server, and the turn that it belongs to, if that was begun here. */
+  /** Is called with each message of the server, and the turn that it belongs to, if that is known here. */
   onmessage = () => {};
+  /** Is called with a turn that the server has found in the stream, before the first message of it. */
+  onfound = () => {};
   /**
    * Is called when the connection changes, with "connecting", "open", "lost", "locked" (a key is needed),
    * "replaced" (the conversation goes on elsewhere) or "ended"; and, where there is one, a reason for people.
@@ -31,7 +33,7 @@ export class Conversation {
   onlink = () => {};
   /** Is called when the server no longer knows the conversation and a new one has begun in its place. */
   onforgotten = () => {};
-  /** Is called when the server would not begin a turn, with that turn and the `error`. */
+  /** Is called when the server would not begin a turn: with it, `null` in a stream, and with the `error`. */
   onrefused = () => {};
 
   serverConfig = null;
@@ -66,6 +68,11 @@ export class Conversation {
     return this.#ready;
   }
 
+  /** How much input there was, in milliseconds. */
+  get inputMs() {
+    return this.#outbox.inputMs;
+  }
+
   /** Connect, or connect again now rather than later. An empty `key` shows none. */
   connect(key = this.#key) {
     this.#key = key;
@@ -97,6 +104,24 @@ export class Conversation {
   }
 
   // ---- what the user says
+
+  /** Settings that change, from the next turn on. */
+  configure(changes) {
+    this.#outbox.configure(changes);
+    this.#flush();
+  }
+
+  /** A slice of a stream in which the server finds turns: an Int16Array at 16 kHz. */
+  stream(samples) {
+    this.#outbox.stream(samples);
+    this.#flush();
+  }
+
+  /** Nothing more of the stream comes for now. */
+  endStream() {
+    this.#outbox.endStream();
+    this.#flush();
+  }
 
   /** A new utterance; its turn. */
   begin() {
@@ -147,7 +172,7 @@ export class Conversation {
   #greeted(greeting) {
     this.#greeting = greeting;
     this.serverConfig = greeting.server_config;
-    if (this.#id === "" || (this.#outbox.turn === 0 && this.#begun.length === 0)) {
+    if (this.#id === "" || !this.#outbox.begun) {
       this.#begin(greeting);
       this.#opened();
       return;
@@ -194,7 +219,7 @@ export class Conversation {
     if (message.type === "pong" || !this.#isNew(message)) return;
     const refused = this.#outbox.hear(message);
     this.#number();
-    if (refused) this.onrefused(refused, message);
+    if (refused || refusesStream(message)) this.onrefused(refused, message);
     else if (!isRefusal(message)) this.onmessage(message, this.#turns.get(message.turn) ?? null);
     if (endsTurn(message)) this.#turns.delete(message.turn - 1);
     this.#flush();
@@ -222,6 +247,10 @@ export class Conversation {
   #number() {
     for (const turn of this.#begun) if (turn.number !== null) this.#turns.set(turn.number, turn);
     this.#begun = this.#begun.filter((turn) => turn.number === null && !turn.refused);
+    for (const turn of this.#outbox.takeFound()) {
+      this.#turns.set(turn.number, turn);
+      this.onfound(turn);
+    }
   }
 
   /** A conversation of which nothing is known yet. */

@@ -24,6 +24,11 @@ const REASONS = {
 const INSECURE =
   "A browser gives the microphone only to pages that come over https or from this computer. You can type.";
 
+/** A level as it is felt: from 0 at -44 dB to 1 at full scale. */
+export function loudness(level) {
+  return Math.max(0, 1 + Math.log10(level + 1e-6) / 2.2);
+}
+
 /** Raised when there is no microphone to be had; the message is for people. */
 export class MicrophoneRefused extends Error {}
 
@@ -37,6 +42,11 @@ export class Microphone {
   /** Those that begun and have not had their last slice, oldest first: {onslice, done}. */
   #recordings = [];
   #letGo = 0;
+
+  /** Whether the browser keeps what it plays itself out of what this hears; the microphone must be open. */
+  get echoCancelled() {
+    return this.#stream.getAudioTracks()[0].getSettings().echoCancellation !== false;
+  }
 
   /** Ask for the microphone, unless it is open. Raises `MicrophoneRefused`. */
   async open() {

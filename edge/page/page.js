@@ -3,14 +3,14 @@
 
 import { fromBase64 } from "./base64.js";
 import { Conversation } from "./conversation.js";
+import { HandsFree } from "./hands-free.js";
 import { HoldButton } from "./hold-button.js";
-import { Microphone, MicrophoneRefused } from "./microphone.js";
+import { HoldToTalk } from "./hold-to-talk.js";
+import { Microphone, MicrophoneRefused, loudness } from "./microphone.js";
+import { Notices, linkNotice } from "./notices.js";
 import { Speaker } from "./speaker.js";
 import { Transcript } from "./transcript.js";
 
-const RATE = 16000;
-/** What is shorter than this was a tap, not speech. */
-const SHORTEST_SAMPLES = RATE / 4;
 const REPORT_EACH_MS = 500;
 const KEY = "parley-key";
 
@@ -20,96 +20,107 @@ const STATES = {
   hearing: "Hearing you",
   thinking: "Thinking",
   speaking: "Speaking",
+  muted: "Muted",
 };
 
 /** Where a connection stays until the user does something. */
 const SETTLED = new Set(["locked", "replaced", "ended"]);
+
+/** What comes of a turn while it is still being said. */
+const MEANWHILE = new Set(["speech_started", "audio_ack"]);
 
 const $ = (id) => document.getElementById(id);
 
 const door = new URL("ws", location.href);
 const conversation = new Conversation(door.href.replace(/^http/, "ws"), door.href);
 const microphone = new Microphone();
+const hold = new HoldToTalk(microphone, conversation);
+const handsFree = new HandsFree(microphone, conversation);
 const speaker = new Speaker();
 const transcript = new Transcript($("transcript"), $("exchange"));
 const button = new HoldButton($("talk"));
+const notices = new Notices($("notice"));
 
 let link = "connecting";
-/**
- * What is being said while the button is held: {stop, early, samples, talk}. `stop` is `null` until the
- * microphone records, `talk` while it may still be a tap; until then the slices wait in `early`.
- */
-let utterance = null;
-/** The newest turn: {turn, exchange, frames, isOver, isSilenced}. */
+/** The newest turn: {turn, exchange, frames, startedMs, isOver, isSilenced}. */
 let newest = null;
+/** The one that the server is hearing, hands-free. */
+let hearing = null;
 /** The same for each turn, by its object in the conversation. */
 const talks = new WeakMap();
-const notices = { link: "", microphone: "", turn: "" };
 let misplaced = 0;
 
 // ---- speaking to the server
 
 button.onpress = async () => {
-  silence();
-  notify("turn", "");
-  const mine = (utterance = { stop: null, early: [], samples: 0, talk: null });
+  notices.say("turn", "");
+  if (!handsFree.on) silence();
   try {
-    await microphone.open();
+    const isReady = handsFree.on ? await handsFree.listen() : await hold.press();
+    notices.say("microphone", isReady ? "" : "The microphone is ready: hold the button while you speak.");
   } catch (error) {
     if (!(error instanceof MicrophoneRefused)) throw error;
-    if (utterance === mine) utterance = null;
     button.release();
-    notify("microphone", error.message);
-    return;
-  }
-  if (utterance === mine) {
-    notify("microphone", "");
-    mine.stop = microphone.record((samples, level) => take(mine, samples, level));
-  } else if (utterance === null) {
-    notify("microphone", "The microphone is ready: hold the button while you speak.");
+    if (handsFree.on) choose(false);
+    notices.say("microphone", error.message);
   }
   show();
 };
 
 button.onrelease = async () => {
-  const mine = utterance;
-  utterance = null;
-  if (mine?.stop) {
-    speaker.open();
-    await mine.stop();
-    if (mine.talk) conversation.end(mine.talk.turn);
-    else if (newest === null) notify("turn", "Hold the button for as long as you speak.");
+  hearing = null;
+  if (handsFree.on) {
+    handsFree.mute();
+  } else {
+    if (hold.recording) speaker.open();
+    const wasSpeech = await hold.release();
+    if (!wasSpeech && newest === null) notices.say("turn", "Hold the button for as long as you speak.");
   }
   show();
 };
 
-/** A slice of what is being said. */
-function take(mine, samples, level) {
-  mine.early.push(samples);
-  mine.samples += samples.length;
-  $("talk").style.setProperty("--level", loudness(level).toFixed(3));
-  if (mine.samples < SHORTEST_SAMPLES) return;
-  mine.talk ??= begin(conversation.begin(), null);
-  for (const slice of mine.early.splice(0)) conversation.audio(mine.talk.turn, slice);
-  mine.talk.exchange.speaks((mine.samples * 1000) / RATE);
-  if (utterance === mine && mine.samples >= longestSamples()) {
-    button.release();
-    notify("turn", "That was as long as a turn may be.");
+/** Hands-free, or not. */
+function choose(isHandsFree) {
+  button.release();
+  $("hands-free").checked = button.latches = isHandsFree;
+  if (isHandsFree) {
+    handsFree.on = true;
+    speaker.open();
+    button.press();
+  } else {
+    handsFree.leave();
   }
+  show();
 }
+
+$("hands-free").addEventListener("change", ({ target }) => choose(target.checked));
+
+hold.onbegin = (turn) => begin(turn, null);
+hold.onspeech = (turn, ms) => talks.get(turn).exchange.speaks(ms);
+hold.onfull = () => {
+  button.release();
+  notices.say("turn", "That was as long as a turn may be.");
+};
+
+hold.onlevel = handsFree.onlevel = (level) => {
+  $("talk").style.setProperty("--level", loudness(level).toFixed(3));
+  if (hearing?.startedMs != null) hearing.exchange.speaks(conversation.inputMs - hearing.startedMs);
+};
 
 microphone.onlost = () => {
   button.release();
-  notify("microphone", "The microphone was taken away. Connect it again, or type instead.");
+  notices.say("microphone", "The microphone was taken away. Connect it again, or type instead.");
+  show();
 };
 
 $("typed").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = $("text").value.trim();
-  if (text === "" || utterance !== null || !mayTalk()) return;
+  if (text === "" || hold.held || !mayTalk()) return;
   speaker.open();
+  if (hearing) conversation.endStream();
   silence();
-  notify("turn", "");
+  notices.say("turn", "");
   begin(conversation.text(text), text);
   $("text").value = "";
   show();
@@ -117,30 +128,25 @@ $("typed").addEventListener("submit", (event) => {
 
 /** A turn of the user's begins. */
 function begin(turn, said) {
-  newest = { turn, exchange: transcript.add(said), frames: 0, isOver: false, isSilenced: false };
+  const exchange = transcript.add(said);
+  newest = { turn, exchange, frames: 0, startedMs: null, isOver: false, isSilenced: false };
   talks.set(turn, newest);
-  return newest;
+}
+
+/** Play no more of the answer, if there is one; the turn that this stops. */
+function hush() {
+  const talk = newest;
+  if (talk === null || talk.isSilenced || (talk.isOver && !speaker.playing)) return null;
+  talk.isSilenced = true;
+  speaker.stop();
+  if (talk.isOver) talk.exchange.interrupted(null);
+  return talk.turn;
 }
 
 /** Stop the answer, if there is one. */
 function silence() {
-  const talk = newest;
-  if (talk === null || talk.isSilenced || (talk.isOver && !speaker.playing)) return;
-  talk.isSilenced = true;
-  const playedMs = speaker.playedMs(talk.turn);
-  speaker.stop();
-  conversation.interrupt(talk.turn, playedMs);
-  if (talk.isOver) talk.exchange.interrupted(null);
-}
-
-/** A level as it is felt: from 0 at -44 dB to 1 at full scale. */
-function loudness(level) {
-  return Math.max(0, 1 + Math.log10(level + 1e-6) / 2.2);
-}
-
-/** Just short of where the server would end an utterance itself. */
-function longestSamples() {
-  return (conversation.serverConfig.limits.max_utterance_s - 0.25) * RATE;
+  const turn = hush();
+  if (turn) conversation.interrupt(turn, speaker.playedMs(turn));
 }
 
 // ---- hearing from the server
@@ -148,24 +154,34 @@ function longestSamples() {
 conversation.onmessage = (message, turn) => {
   const talk = turn && talks.get(turn);
   if (talk) tell(message, talk);
-  else if (message.type === "error" && message.code !== "wrong_state") notify("turn", message.message);
+  else if (message.type === "error" && message.code !== "wrong_state") notices.say("turn", message.message);
   show();
 };
 
+/** Somebody speaks, hands-free. */
+conversation.onfound = (turn) => {
+  hush();
+  notices.say("turn", "");
+  begin(turn, null);
+};
+
 conversation.onrefused = (turn, { message }) => {
-  const talk = talks.get(turn);
-  talk.isOver = true;
-  talk.exchange.failed("not taken");
-  if (utterance?.talk === talk) button.release();
-  notify("turn", `The server takes no turn at the moment: ${message}. Try again soon.`);
+  if (turn !== null) {
+    const talk = talks.get(turn);
+    talk.isOver = true;
+    talk.exchange.failed("not taken");
+    if (hold.turn === turn) button.release();
+  }
+  notices.say("turn", `The server takes no turn at the moment: ${message}. Try again soon.`);
 };
 
 conversation.onforgotten = () => {
   speaker.stop();
-  if (utterance?.talk) button.release();
+  if (hold.turn) button.release();
   if (newest && !newest.isOver) newest.exchange.failed("lost with its conversation");
-  newest = null;
-  notify("turn", "The server no longer knew the conversation; a new one has begun.");
+  newest = hearing = null;
+  handsFree.beginAgain();
+  notices.say("turn", "The server no longer knew the conversation; a new one has begun.");
 };
 
 conversation.onlink = (state, why = "") => {
@@ -176,34 +192,27 @@ conversation.onlink = (state, why = "") => {
     $("engines").textContent = llm && tts ? `${llm} answers, ${tts} speaks` : "no engine is running yet";
     $("text").maxLength = server.limits.max_text_characters;
   }
+  if (SETTLED.has(state) && handsFree.on) choose(false);
   if (state !== "connecting") {
     $("key-form").hidden = state !== "locked";
     $("again").hidden = state !== "replaced" && state !== "ended";
-    notify("link", linkNotice(state, why));
+    notices.say("link", linkNotice(state, why, server !== null));
   }
   show();
 };
 
-function linkNotice(state, why) {
-  switch (state) {
-    case "lost":
-      if (why) return `The server lets nobody in at the moment: ${why}. Trying again …`;
-      if (conversation.serverConfig === null) return "The server does not answer. Trying again …";
-      return "The connection is lost. Trying again …";
-    case "locked":
-      return why || "This server asks for an API key.";
-    case "replaced":
-      return "This conversation goes on in another window.";
-    case "ended":
-      return "The server has ended this conversation.";
-    default:
-      return "";
-  }
-}
-
 function tell(message, talk) {
   if (talk.isOver) return;
+  if (hearing === talk && !MEANWHILE.has(message.type)) hearing = null;
   switch (message.type) {
+    case "speech_started":
+      if (!talk.turn.found) break;
+      hearing = talk;
+      talk.startedMs = message.audio_ms;
+      break;
+    case "speech_stopped":
+      if (talk.startedMs !== null) talk.exchange.speaks(message.audio_ms - talk.startedMs);
+      break;
     case "token_chunk":
       talk.exchange.token(message.text);
       break;
@@ -263,11 +272,18 @@ setInterval(() => {
 // ---- showing where things are
 
 function state() {
-  if (utterance?.stop) return "hearing";
+  if (hold.recording || (hearing && link === "open")) return "hearing";
   if (link !== "open") return "connecting";
   if (speaker.playing) return "speaking";
-  if (newest === null || newest.isOver || newest.isSilenced) return "listening";
-  return newest.frames > 0 ? "speaking" : "thinking";
+  if (newest && !newest.isOver && !newest.isSilenced) return newest.frames > 0 ? "speaking" : "thinking";
+  if (!handsFree.on || handsFree.listening) return "listening";
+  return handsFree.muted ? "muted" : "connecting";
+}
+
+function mode() {
+  if (!handsFree.on) return "hold";
+  if (handsFree.muted) return "muted";
+  return handsFree.halfDuplex ? "half-duplex" : "hands-free";
 }
 
 function mayTalk() {
@@ -279,17 +295,13 @@ function show() {
   const { body } = document;
   const label = SETTLED.has(link) ? "Not connected" : STATES[now];
   if (body.dataset.state !== now) body.dataset.state = now;
+  body.dataset.mode = mode();
   if ($("state").textContent !== label) $("state").textContent = label;
   $("talk").setAttribute("aria-disabled", String(!mayTalk()));
-  if (utterance === null) $("talk").style.setProperty("--level", "0");
+  $("hands-free").disabled = !mayTalk();
+  if (!hold.held && !handsFree.listening) $("talk").style.setProperty("--level", "0");
   const { frames, samples, gaps } = speaker.counts;
   Object.assign(body.dataset, { frames, samples, gaps, misplaced, resumes: conversation.resumes });
-}
-
-function notify(about, text) {
-  notices[about] = text;
-  const said = Object.values(notices).filter(Boolean).join(" ");
-  if ($("notice").textContent !== said) $("notice").textContent = said;
 }
 
 // ---- coming and going
@@ -302,13 +314,14 @@ $("key-form").addEventListener("submit", (event) => {
 });
 
 $("again").addEventListener("click", () => {
-  newest = null;
+  newest = hearing = null;
   conversation.close();
   conversation.connect();
 });
 
 window.addEventListener("online", () => link === "lost" && conversation.connect());
 window.addEventListener("pagehide", () => {
+  if (handsFree.on) choose(false);
   microphone.close();
   conversation.close();
 });

@@ -95,9 +95,9 @@ class Exchange {
     this.#isWhole = true;
   }
 
-  /** The answer was cut off after these words. */
+  /** The answer was cut off after these words; `null` if the server has not been asked which. */
   interrupted(heardText) {
-    if (heardText != null) this.#told = Math.max(this.#told, Math.min(heardText.length, this.#reply.length));
+    if (heardText !== null) this.#told = Math.min(heardText.length, this.#reply.length);
     this.#item.classList.add("interrupted");
     this.#show();
     this.#note(this.#reply ? "interrupted" : "not answered");

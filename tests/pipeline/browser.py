@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,7 +31,6 @@ _ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
     "--use-fake-device-for-media-stream",
-    f"--use-file-for-fake-audio-capture={AUDIO / 'jfk.wav'}%noloop",
 ]
 
 
@@ -96,7 +96,7 @@ class Visitor:
     async def counts(self) -> dict[str, int]:
         """What the page says that it played."""
         counted: dict[str, str] = await self.page.evaluate("({...document.body.dataset})")
-        return {name: int(value) for name, value in counted.items() if name != "state"}
+        return {name: int(value) for name, value in counted.items() if name not in ("state", "mode")}
 
     def _listen(self, message: ConsoleMessage) -> None:
         # Of a handshake that a test has cut the browser itself complains; the page must only cope with it.
@@ -115,11 +115,19 @@ class Visitor:
 
 
 @asynccontextmanager
-async def visit(url: str, *, microphone: str = "granted", script: str = "") -> AsyncIterator[Visitor]:
-    """Open the page. `microphone`: `granted` or `denied`; `script` runs before those of the page."""
-    fake_ui = "--use-fake-ui-for-media-stream" + ("=deny" if microphone == "denied" else "")
+async def visit(
+    url: str, *, microphone: str = "granted", says: Path = AUDIO / "jfk.wav", script: str = ""
+) -> AsyncIterator[Visitor]:
+    """Open the page. `microphone`: `granted` or `denied`; it hears the file `says` and then silence.
+
+    `script` runs before those of the page.
+    """
+    fakes = [
+        "--use-fake-ui-for-media-stream" + ("=deny" if microphone == "denied" else ""),
+        f"--use-file-for-fake-audio-capture={says}%noloop",
+    ]
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=[*_ARGUMENTS, fake_ui])
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=[*_ARGUMENTS, *fakes])
         try:
             page = await browser.new_page()
             if script:

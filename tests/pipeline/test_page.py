@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import wave
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from shared.audio import INPUT_RATE, to_wav
 from shared.keys import log_key
 from shared.log import read_log
 from shared.store import Store
 from shared.wire import Address, Chunk, Log
-from tests.conftest import eventually
-from tests.pipeline.browser import CHROMIUM, Proxy, Visitor, visit
+from tests.conftest import AUDIO, eventually
+from tests.pipeline.browser import CHROMIUM, WITHIN_MS, Proxy, Visitor, visit
 from tests.pipeline.conftest import REPLY, Stacks
 from tests.stack import Process, get
 from tests.story import Message, check_whole, heard
@@ -22,6 +26,7 @@ MS_PER_CHAR = 30.0
 
 ANSWER = "[data-part=answer]"
 NOTE = "[data-part=note]"
+PARTS = ("told", "coming")
 
 # A browser that does not convert the rate of a microphone, as Firefox.
 RATES_MUST_AGREE = """
@@ -184,6 +189,51 @@ async def test_what_is_said_into_an_answer_is_answered_instead(stacks: Stacks) -
         assert turns[1].ended == "audio_interrupted"
         check_whole(visitor.conversation, turns[2], REPLY, MS_PER_CHAR)
         assert visitor.complaints == []
+
+
+async def test_hands_free_turns_come_by_themselves_and_an_answer_can_be_talked_into(
+    stacks: Stacks, store: Store, tmp_path: Path
+) -> None:
+    edge = await _started(stacks)
+    with wave.open(str(AUDIO / "jfk.wav")) as recording:
+        # The second of its two utterances comes while the first one is answered.
+        pcm = recording.readframes(5 * INPUT_RATE)
+    says = tmp_path / "two utterances.wav"
+    says.write_bytes(to_wav(pcm, INPUT_RATE))
+    async with Proxy(int(edge.env["PORT"])) as proxy, visit(proxy.url, says=says) as visitor:
+        await visitor.becomes("listening")
+        await visitor.page.check("#hands-free")
+        await visitor.becomes("hearing")
+        await visitor.spoke(0.5)
+        proxy.swallow()
+        await visitor.spoke(0.8)
+        proxy.cut()
+        await visitor.page.wait_for_selector("li.interrupted", timeout=WITHIN_MS)
+        await visitor.shows("[data-part=told]", REPLY)
+        await visitor.becomes("listening")
+        told, coming = [
+            await visitor.page.text_content(f"li:first-child [data-part={part}]") for part in PARTS
+        ]
+        assert (await visitor.counts())["misplaced"] == 0
+        await visitor.page.click("#talk")
+        await visitor.becomes("muted")
+        entries = await read_log(store, log_key(visitor.conversation, Log.AUDIO), Address(1, 0), 1)
+        assert visitor.complaints == []
+    turns = heard(visitor.received)
+    found = {m["turn"]: m["reason"] for m in visitor.received if m["type"] == "speech_started"}
+    assert found == dict.fromkeys(sorted(turns), "server_vad")
+    assert {m["reason"] for m in visitor.received if m["type"] == "speech_stopped"} == {"silence"}
+    check_whole(visitor.conversation, turns[len(turns)], REPLY, MS_PER_CHAR)
+    cut = turns[1].ending
+    assert cut is not None and (cut["type"], cut["reason"]) == ("audio_interrupted", "barge_in")
+    assert (told or "").rstrip() == cut["heard_text"]
+    assert f"{told}{coming}" == turns[1].reply
+    said = {m["offset_samples"]: m["audio_data"] for m in visitor.sent if m["type"] == "audio_chunk"}
+    stream = b"".join(said[offset] for offset in sorted(said))
+    chunks = [entry.payload for entry in entries if isinstance(entry.payload, Chunk)]
+    utterance = b"".join(chunk.pcm for chunk in chunks)
+    assert utterance == stream[chunks[0].offset_samples * 2 :][: len(utterance)]
+    assert len(utterance) > 0.8 * INPUT_RATE * 2
 
 
 async def test_without_a_microphone_the_page_says_so_and_takes_what_is_typed(stacks: Stacks) -> None:
