@@ -31,7 +31,7 @@ from edge.services import Services
 from edge.session import Session
 from edge.sessions import Sessions
 from shared.errors import ClientError
-from shared.keys import Role
+from shared.keys import JOBS
 
 log = logging.getLogger(__name__)
 
@@ -125,8 +125,8 @@ class App:
             "engines": room.engines(),
             "voices": len(room.voices()),
             "workers": {
-                ROLE_NAMES[role]: [worker.name for worker in room.workers if worker.role is role]
-                for role in Role
+                name: [worker.name for worker in room.workers if worker.role == role]
+                for role, name in (*ROLE_NAMES.items(), (JOBS, JOBS))
             },
         }
         return JSONResponse(body, status_code=200 if room.ready else 503)

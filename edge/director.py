@@ -1,4 +1,4 @@
-"""Carries out what the state machine decides: offers and closings in Redis, and the deadline of an answer.
+"""Carries out what the state machine decides: offers, jobs and closings in Redis, the deadline of an answer.
 
 Owns the order of a conversation's side effects. Decides nothing about turns itself.
 """
@@ -14,7 +14,7 @@ from functools import partial
 
 from edge.clerk import Clerk, Job
 from edge.conversation import Close, Effect, Offer
-from edge.dialogue import Dialogue
+from edge.dialogue import Dialogue, Notes
 from edge.downlink import Downlink
 from edge.keeper import Keeping
 from edge.room import overloaded
@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 DEADLINE_S = 30.0
 """How long nothing may come of a turn before it is given up."""
+
+BATCH_DEADLINE_S = 120.0
+"""The same for a batch turn: it may wait behind others, or for the engines to be loaded."""
 
 SILENT_S = 3.0
 """How long nothing may come of a turn before it is made sure that Redis still knows of it."""
@@ -81,6 +84,11 @@ class Director:
         if effects:
             self.downlink.rest()
 
+    def utterance_ended(self, turn: int) -> None:
+        """The turn's utterance is whole: a batch turn may be enqueued, as soon as it is at the head."""
+        if self._dialogue.notes(turn).batch and self._dialogue.conversation.awaited == turn:
+            self._add_offer(turn)
+
     async def audio_closed(self) -> None:
         """Wait until no closing of an utterance stands between the log and the next one."""
         if self._closing_audio is not None:
@@ -106,7 +114,7 @@ class Director:
         now = time.monotonic()
         awaited = self._dialogue.conversation.awaited
         silent_s = now - self._dialogue.notes(awaited).moved_at if awaited is not None else 0.0
-        if awaited is not None and silent_s > DEADLINE_S:
+        if awaited is not None and silent_s > self._patience_s(awaited):
             self.fail(awaited, LATE)
         elif awaited is not None and silent_s > SILENT_S and now - self._healed_at > SILENT_S:
             # Should Redis have lost its last seconds: the utterance again, and its offer.
@@ -120,9 +128,14 @@ class Director:
                 del self._failing[turn]
                 await self.downlink.end(turn, error)
 
+    def _patience_s(self, turn: int) -> float:
+        return BATCH_DEADLINE_S if self._dialogue.notes(turn).batch else DEADLINE_S
+
     def _add_offer(self, turn: int) -> None:
-        opened = self._dialogue.notes(turn).opened
-        self._clerk.add(f"offer of turn {turn}", partial(self._offer, turn, opened))
+        notes = self._dialogue.notes(turn)
+        if notes.batch and self._dialogue.conversation.awaited != turn:
+            return  # A job would only wait for the end of its utterance, and keep others waiting.
+        self._clerk.add(f"offer of turn {turn}", partial(self._offer, turn, notes))
 
     def _close(self, effect: Close, failure: ClientError | None) -> None:
         heard = self.downlink.player.cut(effect.turn, whole=effect.whole)
@@ -162,7 +175,7 @@ class Director:
             session_key=session_key(self._dialogue.id),
         )
 
-    async def _offer(self, turn: int, opened: asyncio.Event) -> None:
+    async def _offer(self, turn: int, notes: Notes) -> None:
         conversation = self._dialogue.conversation
         delay_s = RETRY_S[0]
         while conversation.lives(turn):
@@ -170,9 +183,9 @@ class Director:
                 # Trimmed before it is offered: whoever takes the turn up, and after its death another, must
                 # read the same history. Its utterance is on its way to the log meanwhile.
                 await self._trim(turn)
-                await opened.wait()
+                await notes.opened.wait()
                 if conversation.lives(turn):
-                    await offer(self._services.store, Role, self._dialogue.id, turn)
+                    await self._hand_over(turn, notes)
                 return
             except StoreFull:
                 self.fail(turn, overloaded("there is no room for another turn"))
@@ -181,6 +194,12 @@ class Director:
                 log.debug("the offer of turn %d waits: %s", turn, error)
             await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
             delay_s = min(delay_s * 2, RETRY_S[1])
+
+    async def _hand_over(self, turn: int, notes: Notes) -> None:
+        if notes.batch:
+            await asyncio.to_thread(self._services.batch.enqueue, self._dialogue.id, turn)
+        else:
+            await offer(self._services.store, Role, self._dialogue.id, turn)
 
     async def _trim(self, turn: int) -> None:
         """Drop turns that are no longer needed, now that this one begins. Raises `StoreError`."""

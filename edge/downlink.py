@@ -3,6 +3,7 @@
     text   ─ cursor ─> fold ─> tokens, semantic chunks ────────────┐
     speech ─ cursor ─> fold ─> frames ─> player, at their time ────┴─> socket
 
+Of a batch turn nothing is sent but its last message, with all of its speech; until then that waits here.
 Whatever is sent is a projection of the logs. Between a push and the socket nothing is waited for, except that
 frames wait for their time. What an ending means for the line of turns is for the conversation to say.
 """
@@ -147,7 +148,17 @@ class Downlink:
             await self.end(turn, FORKED)
 
     async def _tell(self, line: Line) -> None:
+        batch = self._dialogue.notes(line.turn).batch
         match line:
+            case TokenLine() | SemanticLine() if batch:
+                return
+            case FrameLine() if batch:
+                self._dialogue.notes(line.turn).stopwatch.made = time.monotonic()
+                self.player.gather(line)
+            case Complete() if batch:
+                await self.player.put_whole(line)
+                if line.held:
+                    self._complete(line)
             case TokenLine(held=False):
                 await self._tell_token(line)
             case SemanticLine(held=False):
@@ -158,8 +169,7 @@ class Downlink:
                 self._dialogue.notes(line.turn).stopwatch.made = time.monotonic()
                 await self.player.put(line)
             case Complete(held=True):
-                self._carry_out(self._dialogue.conversation.complete(line.turn), None)
-                self.rest()
+                self._complete(line)
             case Complete():
                 await self.player.put(line)
             case Interrupted():
@@ -171,6 +181,10 @@ class Downlink:
                 self._carry_out(effects, render.failure(line))
             case Broken():
                 self._carry_out(self._dialogue.conversation.broken(line.turn, line.reason), None)
+
+    def _complete(self, line: Complete) -> None:
+        self._carry_out(self._dialogue.conversation.complete(line.turn), None)
+        self.rest()
 
     async def _tell_token(self, line: TokenLine) -> None:
         if not await self._send_word(line.turn, render.token(line, time.time() * 1000)):

@@ -7,7 +7,7 @@ from edge.protocols import messages
 from edge.protocols.messages import Message, place
 from edge.protocols.native import OutputFormat
 from edge.room import RETRY_AFTER_MS
-from edge.transcript import Complete, Failed, FrameLine, Interrupted, SemanticLine, TokenLine
+from edge.transcript import Complete, Failed, FrameLine, Interrupted, SemanticLine, TokenLine, Whole
 from shared.audio import OUTPUT_RATE, to_wav
 from shared.errors import ClientError
 from shared.wire import Log
@@ -52,6 +52,28 @@ def frame(line: FrameLine, notes: Notes, timestamp: float) -> Message:
         timestamp=timestamp,
         address=place(Log.SPEECH, line.address),
         text_source=line.source,
+    )
+
+
+def ending(line: Complete, notes: Notes) -> Message:
+    """What ends an answer that is whole: `audio_response` for a batch turn."""
+    return response(line, notes) if isinstance(line, Whole) else complete(line, notes)
+
+
+def response(line: Whole, notes: Notes) -> Message:
+    """`audio_response`, in the format of the turn."""
+    wav = notes.output_format is OutputFormat.WAV
+    return messages.audio_response(
+        line.turn,
+        line.reply,
+        to_wav(line.pcm, OUTPUT_RATE) if wav else line.pcm,
+        chunk_id=notes.chunk_id,
+        sample_rate=OUTPUT_RATE,
+        voice=notes.voice,
+        format=notes.output_format.value,
+        processing_time_ms=notes.stopwatch.total_ms,
+        audio_duration_ms=line.duration_ms,
+        address=place(Log.SPEECH, line.address),
     )
 
 

@@ -12,7 +12,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from shared.errors import ClientError, StoreError
-from shared.keys import GROUP, WORKERS, Role, work_key, worker_key
+from shared.keys import (
+    GROUP,
+    JOBS,
+    MAX_WAITING_JOBS,
+    WORKERS,
+    Role,
+    Trade,
+    batch_key,
+    work_key,
+    worker_key,
+)
 from shared.store import Reply, Store
 from shared.text import speaks
 
@@ -42,7 +52,7 @@ class Worker:
     """One living worker, in its own words."""
 
     name: str
-    role: Role
+    role: Trade
     engine: str
     reason: str
     slots: int
@@ -55,7 +65,7 @@ class Worker:
         said = json.loads(raw)
         return cls(
             name=str(said["name"]),
-            role=Role(said["role"]),
+            role=JOBS if said["role"] == JOBS else Role(said["role"]),
             engine=str(said["engine"]),
             reason=str(said["reason"]),
             slots=int(said["slots"]),
@@ -73,6 +83,8 @@ class Room:
         """Whether Redis answered the last time it was asked."""
         self.unclaimed_s = 0.0
         """How long the oldest offered turn has been waiting for a worker."""
+        self.waiting_jobs = 0
+        """How many batch turns wait for a jobs process."""
         self.seen = asyncio.Event()
         """Set after the first look that Redis answered."""
         self._store = store
@@ -89,6 +101,7 @@ class Room:
         try:
             self.workers = await self._announced()
             self.unclaimed_s = max([await self._waiting_s(role) for role in Role])
+            self.waiting_jobs = await self._store.call("LLEN", batch_key())
         except StoreError as error:
             if self.reachable:
                 log.warning("redis is away: %s", error)
@@ -120,20 +133,32 @@ class Room:
         return {ROLE_NAMES[role]: ", ".join(found[role]) or None for role in Role}
 
     def reasons(self) -> list[str]:
-        """A line for each engine: which was taken and why."""
-        return sorted({f"{ROLE_NAMES[w.role]}: {w.reason}" for w in self.workers})
+        """A line for each engine of the workers: which was taken and why."""
+        return sorted({f"{ROLE_NAMES[w.role]}: {w.reason}" for w in self.workers if w.role != JOBS})
 
     def voices(self) -> list[Voice]:
         """Every voice once, the default one first."""
         return list(dict.fromkeys(voice for worker in self.workers for voice in worker.voices))
 
-    def admit(self) -> None:
-        """Raises `ClientError` `overloaded` when a turn that begins now would wait."""
+    def admit(self, *, batch: bool = False) -> None:
+        """Raises `ClientError` `overloaded` when a turn that begins now would wait.
+
+        `batch`: it is one for a jobs process, which needs no other worker.
+        """
+        if batch:
+            return self._admit_job()
         missing = self.missing()
         if missing is not None:
             raise overloaded(f"no {ROLE_NAMES[missing]} worker is running")
         if self.unclaimed_s > UNCLAIMED_S:
             raise overloaded("every worker is busy")
+
+    def _admit_job(self) -> None:
+        processes = sum(worker.role == JOBS for worker in self.workers)
+        if not processes:
+            raise overloaded(f"no {JOBS} worker is running")
+        if self.waiting_jobs >= processes * MAX_WAITING_JOBS:
+            raise overloaded(f"every {JOBS} worker is busy")
 
     def check(self, voice: str | None, language: str | None) -> None:
         """Raises `ClientError` `unsupported` for a voice or a language that no worker speaks, and for a

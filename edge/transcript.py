@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from statistics import median
 
 from edge.heard import Spoken
@@ -84,6 +84,22 @@ class Complete:
     def words(self) -> int:
         """Words of the reply, as white space parts them."""
         return len(self.reply.split())
+
+    def with_speech(self, pcm: bytes) -> Whole:
+        """The answer in one piece."""
+        return Whole(**{each.name: getattr(self, each.name) for each in fields(self)}, pcm=pcm)
+
+
+@dataclass(frozen=True, slots=True)
+class Whole(Complete):
+    """The answer in one piece, with all of its speech: PCM16 mono at 24 kHz. For a batch turn."""
+
+    pcm: bytes
+
+    @property
+    def duration_ms(self) -> float:
+        """How long the speech plays."""
+        return self.audio_ms
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,26 @@
 | `worker:{name}`          | string | that worker      | TTL of one lease                                |
 | `workers`                | set    | workers          | one name for each worker; edges prune the dead  |
 
+Batch turns are jobs of rq, whose keys these are; `{job}` is `{id}-{turn}`, as in `0123456789abcdef-3`:
+
+| key                              | kind   | written by | bound                                          |
+|----------------------------------|--------|------------|------------------------------------------------|
+| `rq:queues`                      | set    | edge       | one name                                       |
+| `rq:queue:batch`                 | list   | edge       | `MAX_WAITING_JOBS` a jobs process, about       |
+| `rq:queue:batch:intermediate`    | list   | jobs       | one job on its way to each jobs process        |
+| `rq:queue:batch:intermediate:…`  | string | jobs       | TTL of rq's, a day                             |
+| `rq:job:{job}`                   | hash   | edge, jobs | `JOB_TTL_S`; refreshed while it runs           |
+| `rq:wip:batch`                   | zset   | jobs       | one entry for each job that runs; pruned by rq |
+| `rq:execution:{job}:…`           | hash   | jobs       | TTL of rq's, minutes                           |
+| `rq:executions:{job}`            | zset   | jobs       | TTL of rq's, minutes                           |
+| `rq:failed:batch`                | zset   | jobs       | what was refused, for `JOB_TTL_S`; pruned      |
+| `rq:results:{job}`               | stream | jobs       | ten entries, `JOB_TTL_S`                       |
+| `rq:workers`, `rq:workers:batch` | set    | jobs       | one name for each jobs process; pruned by rq   |
+| `rq:worker:{name}`               | hash   | jobs       | TTL of rq's, minutes                           |
+| `rq:worker:{name}:executions`    | set    | jobs       | TTL of rq's, minutes                           |
+| `rq:clean_registries:batch`      | string | jobs       | TTL of rq's, a quarter of an hour              |
+| `rq:clean_groups`                | string | jobs       | the same                                       |
+
 `{id}` in a conversation's keys is written with its braces: it is a hash tag, so that all of a conversation
 lies in one Cluster slot. In the other rows `{p}` and `{name}` stand for a value; the braces round a work
 stream's name in the key of its index are real again and put the index into the slot of its stream.
@@ -27,6 +47,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from typing import Final, Literal
 
 from shared.wire import Log
 
@@ -35,6 +56,16 @@ WORKERS = "workers"
 DEAD = "work:dead"
 
 DEAD_LETTERS = 1000
+
+BATCH = "batch"
+"""The queue of rq that batch turns wait in."""
+
+MAX_WAITING_JOBS = 16
+"""How many batch turns may wait for each jobs process before no more are let in."""
+
+JOB_TTL_S = 600
+"""How long a job is known that nobody works on: longer than any edge waits for it."""
+
 TTL_MARGIN_S = 60
 """How long a conversation's keys outlive the window in which it may be resumed."""
 
@@ -49,6 +80,13 @@ class Role(StrEnum):
 
     REPLY = "reply"
     SPEAK = "speak"
+
+
+JOBS: Final = "jobs"
+"""What a jobs process announces itself as: it takes no work from the streams."""
+
+Trade = Role | Literal["jobs"]
+"""What a worker may announce itself as."""
 
 
 def is_conversation(text: str) -> bool:
@@ -89,3 +127,13 @@ def index_key(role: Role, partition: int = 0) -> str:
 def worker_key(name: str) -> str:
     """What a living worker says of itself (JSON)."""
     return f"worker:{name}"
+
+
+def batch_key() -> str:
+    """The list of batch turns that wait for a jobs process; rq gives it its name."""
+    return f"rq:queue:{BATCH}"
+
+
+def job_id(conversation: str, turn: int) -> str:
+    """The name of a batch turn's job: one turn, one job."""
+    return f"{conversation}-{turn}"

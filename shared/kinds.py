@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROLES = ("edge", "redis", "llm", "tts")
+ROLES = ("edge", "redis", "llm", "tts", "jobs")
 """The roles of the Procfile, in its order."""
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}@[\w.-]{1,100}", re.ASCII)

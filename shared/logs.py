@@ -19,8 +19,8 @@ _turn: contextvars.ContextVar[int | None] = contextvars.ContextVar("turn", defau
 
 # These tell at INFO what our own lines tell better, or say it twice.
 _QUIET = (
-    "asyncio", "httpcore", "httpcore2", "httpx", "httpx2", "mistral_common", "openai", "redis", "uvicorn",
-    "uvicorn.access", "uvicorn.error", "websockets",
+    "asyncio", "httpcore", "httpcore2", "httpx", "httpx2", "mistral_common", "openai", "redis", "rq",
+    "uvicorn", "uvicorn.access", "uvicorn.error", "websockets",
 )  # fmt: skip
 _FRAMES = 8
 

@@ -23,6 +23,7 @@ class Raw:
     """One connection. An error reply is returned as a `hiredis.ReplyError`, and raised by `ask` only."""
 
     def __init__(self, url: str) -> None:
+        self.url = url
         place = urlsplit(url)
         self._socket = socket.create_connection((place.hostname or "", place.port or 6379), TIMEOUT_S)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -16,7 +16,7 @@ from pathlib import Path
 from deploy import child
 
 ROOT = Path(__file__).parent.parent
-MODULES = {"edge": "edge", "llm": "workers.llm", "tts": "workers.tts"}
+MODULES = {"edge": "edge", "llm": "workers.llm", "tts": "workers.tts", "jobs": "workers.jobs"}
 READY_S = 100.0
 """The models take seconds to import, and a minute the first time on a busy machine."""
 

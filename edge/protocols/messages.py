@@ -209,6 +209,35 @@ def audio_interrupted(
     }
 
 
+def audio_response(
+    turn: int,
+    text: str,
+    audio_data: bytes,
+    *,
+    chunk_id: str | None,
+    sample_rate: int,
+    voice: str | None,
+    format: str,
+    processing_time_ms: float | None,
+    audio_duration_ms: float,
+    address: str,
+) -> Message:
+    """A whole answer in one piece. `processing_time_ms`: from the end of the utterance to its last frame."""
+    return {
+        "type": "audio_response",
+        "turn": turn,
+        "chunk_id": chunk_id,
+        "text": text,
+        "audio_data": audio_data,
+        "sample_rate": sample_rate,
+        "voice": voice,
+        "format": format,
+        "processing_time_ms": processing_time_ms,
+        "audio_duration_ms": audio_duration_ms,
+        "address": address,
+    }
+
+
 def resumed(conversation_id: str, resume_token: str, turn: int, input_samples: int) -> Message:
     """The conversation goes on here: with a new token, from this turn and this place in the input."""
     return {

@@ -7,9 +7,11 @@ import pytest
 from shared.hold import new_conversation
 from shared.keys import (
     Role,
+    batch_key,
     conversation_ttl_s,
     index_key,
     is_conversation,
+    job_id,
     log_key,
     meta_key,
     session_key,
@@ -33,6 +35,7 @@ def test_keys_are_named_as_people_look_for_them() -> None:
     assert [work_key(role) for role in Role] == ["work:reply:0", "work:speak:0"]
     assert index_key(Role.SPEAK, 3) == "{work:speak:3}:index"
     assert worker_key("host.llm.1") == "worker:host.llm.1"
+    assert (batch_key(), job_id(ID, 3)) == ("rq:queue:batch", "0123456789abcdef-3")
 
 
 async def slots(store: Store, *keys: str) -> set[int]:

@@ -91,7 +91,7 @@ def test_settings_cannot_be_changed() -> None:
         ("TTS_ENGINE", "parrot"),
         ("CONCURRENCY", "llm"),
         ("CONCURRENCY", "llm=x"),
-        ("CONCURRENCY", "jobs=1"),
+        ("CONCURRENCY", "cook=1"),
         ("DRAIN_S", "-1"),
         ("DRAIN_S", "nan"),
         ("DRAIN_S", "inf"),

@@ -48,6 +48,10 @@ class SpeechHandler:
         """The engine and its voices, as edges name them."""
         return Announcement(name, self.role, self._engine.name, self._reason, slots, self._voices)
 
+    def counts(self) -> dict[str, int]:
+        """Nothing."""
+        return {}
+
     async def run(self, turn: Turn) -> None:
         """Speak the chunks as they come."""
         settings = await _settings(turn)

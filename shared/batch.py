@@ -1,0 +1,152 @@
+"""Batch turns as jobs of rq: how one is enqueued, and when it is enqueued again.
+
+A job is a hint, as an offer is: what has become of its turn stands in the logs, so a job may run twice and
+nothing comes of that. Hence the one rule: a job that waits, or that a living process works on, is left alone;
+any other is replaced by a new one. rq is synchronous: whoever has an event loop calls this in a thread.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import redis
+from redis.backoff import NoBackoff
+from redis.client import Pipeline
+from redis.retry import Retry
+from rq import Queue
+from rq.exceptions import DuplicateJobError
+from rq.job import Job, JobStatus
+from rq.registry import FailedJobRegistry, StartedJobRegistry
+from rq.serializers import JSONSerializer
+
+from shared.errors import StoreError, StoreFull
+from shared.keys import BATCH, JOB_TTL_S, is_conversation, job_id, worker_key
+from shared.store import TIMEOUT_S
+
+FUNCTION = "workers.jobs.answer"
+"""The one function that a job may ask for. Its arguments: the conversation's id and the turn."""
+
+NO_TIMEOUT = -1
+"""rq sets no alarm: what takes too long is for the stages' own rules to say."""
+
+_JOB = re.compile(r"([0-9a-f]{16})-([1-9][0-9]{0,14})")
+
+
+def connect(url: str) -> redis.Redis:
+    """A client for rq, which repeats nothing by itself."""
+    return redis.Redis.from_url(
+        url,
+        protocol=2,
+        socket_timeout=TIMEOUT_S,
+        socket_connect_timeout=TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+def turn_of(job: str) -> tuple[str, int] | None:
+    """The conversation and the turn that a job of this name is for; `None` if it is none of ours."""
+    found = _JOB.fullmatch(job)
+    return (found[1], int(found[2])) if found and is_conversation(found[1]) else None
+
+
+class Batch:
+    """The queue of batch turns. Every method blocks, and raises `StoreError` and `StoreFull`."""
+
+    def __init__(self, url: str) -> None:
+        self._redis = connect(url)
+        self._queue = Queue(BATCH, connection=self._redis, serializer=JSONSerializer)
+        self._started = StartedJobRegistry(queue=self._queue)
+        self._failed = FailedJobRegistry(queue=self._queue)
+
+    def enqueue(self, conversation: str, turn: int) -> bool:
+        """See to it that a job for the turn waits or runs. False: one did already."""
+        with _translated():
+            return self._renew(job_id(conversation, turn), dead=None)
+
+    def put_back(self, worker: str) -> int:
+        """Enqueue again what a dead process of this name worked on or was about to: how many there were."""
+        with _translated():
+            on_the_way = self._queue.intermediate_queue.get_job_ids()
+            left = {job for job, _ in self._started.get_job_and_execution_ids(cleanup=False)} | {*on_the_way}
+            return sum(self._renew(job, dead=worker) for job in sorted(left) if turn_of(job))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._redis.close()
+
+    def _renew(self, job: str, dead: str | None) -> bool:
+        """Replace the job unless it is in good hands; those of the process `dead` are not."""
+        named = turn_of(job)
+        if named is None:
+            raise ValueError(f"not a turn: {job[:60]!r}")
+        with self._redis.pipeline() as pipe:
+            # Whatever happens to the job meanwhile changes its hash, and then this is not to be done.
+            pipe.watch(Job.key_for(job))  # type: ignore[no-untyped-call]
+            status = _text(pipe.hget(Job.key_for(job), "status"))
+            if status is not None and self._stands(pipe, job, status, dead):
+                return False
+            self._forget(pipe, job)
+            try:
+                pipe.execute()
+            except redis.WatchError:
+                return False
+        if status is None and dead is not None:
+            return False  # It was done, and stood in a list twice.
+        try:
+            self._queue.enqueue_call(
+                FUNCTION,
+                args=named,
+                timeout=NO_TIMEOUT,
+                result_ttl=0,
+                ttl=JOB_TTL_S,
+                failure_ttl=JOB_TTL_S,
+                description=job,
+                job_id=job,
+                # What the next attempt is to the log. One whose process died counts as failed.
+                meta={"cause": "claim" if status is None else "retry"},
+                unique=True,
+            )
+        except DuplicateJobError:
+            return False  # Somebody else did it.
+        return True
+
+    def _stands(self, pipe: Pipeline, job: str, status: str, dead: str | None) -> bool:
+        if status == JobStatus.STARTED:
+            worker = _text(pipe.hget(Job.key_for(job), "worker_name")) or ""
+            return worker != dead and bool(pipe.exists(worker_key(worker)))
+        if status != JobStatus.QUEUED:
+            return False
+        # In this order: it goes from the one list to the other.
+        if pipe.lpos(self._queue.key, job) is not None:
+            return True
+        return dead is None and pipe.lpos(self._queue.intermediate_queue_key, job) is not None
+
+    def _forget(self, pipe: Pipeline, job: str) -> None:
+        executions = [
+            f"{job}:{execution}"
+            for each, execution in self._started.get_job_and_execution_ids(cleanup=False)
+            if each == job
+        ]
+        pipe.multi()
+        pipe.delete(Job.key_for(job), f"rq:executions:{job}", f"rq:results:{job}")
+        pipe.lrem(self._queue.key, 0, job)
+        pipe.lrem(self._queue.intermediate_queue_key, 0, job)
+        pipe.zrem(self._failed.key, job)
+        if executions:
+            pipe.zrem(self._started.key, *executions)
+
+
+def _text(raw: bytes | str | None) -> str | None:
+    return raw.decode() if isinstance(raw, bytes) else raw
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except redis.exceptions.OutOfMemoryError as error:
+        raise StoreFull("Redis is at its maxmemory and refuses writes") from error
+    except (redis.RedisError, OSError) as error:
+        raise StoreError(f"Redis does not answer: {error}") from error
