@@ -1,6 +1,6 @@
 """A client of Parley's WebSocket protocol that does not mind losing its socket.
 
-    say ─> outbox ─> link ─> edge                      edge ─> link ─> each message once ─> the iterator
+    say ─> outbox, stream ─> link ─> edge              edge ─> link ─> each message once ─> the iterator
 
 It connects, and whenever the socket is lost, or the edge says that it goes away, it connects again, to the
 next of its URLs, resumes the conversation, says again what the server has not, and drops what it holds. Its
@@ -30,7 +30,9 @@ from deploy.cli.link import (
     refusal,
 )
 from deploy.cli.outbox import Outbox
+from deploy.cli.stream import Stream
 from edge.protocols.encoding import Encoding
+from shared.audio import INPUT_RATE
 from shared.errors import ParleyError
 from shared.wire import Address
 
@@ -75,6 +77,7 @@ class ParleyClient:
         self._on_receive = on_receive
         self._patience_s = patience_s
         self._outbox = Outbox()
+        self._stream = Stream()
         self._sending = asyncio.Lock()
         self._held: dict[str, Address] = {}
         self._link: Link | None = None
@@ -129,12 +132,18 @@ class ParleyClient:
 
     async def send_audio(self, data: bytes, *, ends: bool = False, **fields: object) -> None:
         """A slice of the utterance, in the configured format; with `ends` the utterance is whole."""
+        self._outbox.place = max(self._outbox.place, self._stream.place)
         self._outbox.audio(data, ends=ends, fields=fields)
+        await self._flush()
+
+    async def stream(self, data: bytes) -> None:
+        """More of an endless input, for `turn_detection` `server_vad`: the server finds the turns in it."""
+        self._stream.feed(data, self._outbox.configured_format, self._outbox.place)
         await self._flush()
 
     async def end_utterance(self) -> None:
         """The utterance is whole: the answer is due."""
-        self._outbox.end()
+        (self._stream if self._stream.place > self._outbox.place else self._outbox).end()
         await self._flush()
 
     async def send_text(self, text: str) -> None:
@@ -159,8 +168,13 @@ class ParleyClient:
 
     @property
     def unproven(self) -> int:
-        """How many messages the server has not been seen to have."""
+        """How many messages the server has not been seen to have, without what was streamed."""
         return len(self._outbox)
+
+    @property
+    def lost_ms(self) -> float:
+        """How much of what was streamed was dropped, because no server took it for too long."""
+        return self._stream.lost_samples * 1000 / INPUT_RATE
 
     # ---- what the server says
 
@@ -188,9 +202,10 @@ class ParleyClient:
 
     async def _take(self, message: Message) -> None:
         """Hand a message on, unless it came before, or is an answer to nothing that the user said."""
-        if message["type"] == "pong" or not self._is_new(message) or not self._outbox.hear(message):
+        if message["type"] == "pong" or not self._is_new(message):
             return
-        await self._messages.put(message)
+        if self._stream.hear(message) and self._outbox.hear(message):
+            await self._messages.put(message)
 
     def _is_new(self, message: Message) -> bool:
         if message.get("address") is None:
@@ -293,6 +308,7 @@ class ParleyClient:
             self.resume_token = answer["resume_token"]
             self.resumes += 1
             self._outbox.rewind(answer["turn"], answer["input_samples"])
+            self._stream.rewind(answer["input_samples"])
         elif answer.get("code") != "not_found":
             raise refusal(link.url, answer)
         elif self._outbox.turn == 0:
@@ -300,6 +316,7 @@ class ParleyClient:
             answer = link.greeting
             self._adopt(link)
             self._outbox.restart()
+            self._stream.restart()
         else:
             raise ConversationLost(f"{link.url} does not know the conversation any more")
         # The first message proves that the new token came here: the old one is void from then on.
@@ -326,6 +343,7 @@ class ParleyClient:
     async def _flush(self) -> None:
         """Send what is due, if there is a socket; what is lost with it is sent again on the next."""
         async with self._sending:
-            while self._link is not None and (message := self._outbox.next()) is not None:
-                if not await self._link.try_to_send(message):
+            while self._link is not None:
+                message = self._outbox.next() or self._stream.next()
+                if message is None or not await self._link.try_to_send(message):
                     return

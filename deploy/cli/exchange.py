@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -29,6 +29,9 @@ _STEPS = {
 }
 
 
+_NOTED = frozenset({*_STEPS, "speech_stopped", "audio_response"})
+
+
 class Moments:
     """When each kind of message came, in each turn: the first of it, and the last frame of speech."""
 
@@ -38,10 +41,14 @@ class Moments:
     def note(self, message: Message, at: float) -> None:
         """Take note of a message, in the moment in which it comes off the socket."""
         kind, turn = message["type"], message.get("turn")
-        if kind in _STEPS and turn is not None:
+        if kind in _NOTED and turn is not None:
             self._at.setdefault((turn, kind), at)
             if kind == "sequential_audio":
                 self._at[turn, LAST_FRAME] = at
+
+    def stopped_at(self, turn: int) -> float | None:
+        """When the server told that the utterance is over; `None` if it did not."""
+        return self._at.get((turn, "speech_stopped"))
 
     def steps(self, turn: int, since: float, ending: Message) -> list[Step]:
         """The steps of a turn in ms from `since` on, beside what the server says of them in the end."""
@@ -50,6 +57,8 @@ class Moments:
             at = self._at.get((turn, kind))
             return Step(name, None if at is None else max(0.0, at - since) * 1000, ending.get(told_as))
 
+        if ending["type"] == "audio_response":
+            return [step("audio_response", "whole answer", "processing_time_ms")]
         found = [step(kind, name, told_as) for kind, (name, told_as) in _STEPS.items()]
         return [*found, step(LAST_FRAME, LAST_FRAME, "total_time_ms")]
 
@@ -59,18 +68,19 @@ class Answer:
     """What came of a question. `ending` is the message that ended the turn; `speech` PCM16 at 24 kHz."""
 
     ending: Message = field(default_factory=dict)
+    text: str = ""
     speech: bytearray = field(default_factory=bytearray)
 
     @property
     def complete(self) -> bool:
         """Whether it was answered, and to the end."""
-        return self.ending.get("type") == "chunked_streaming_complete"
+        return self.ending.get("type") in ("chunked_streaming_complete", "audio_response")
 
 
 class Exchange:
     """Questions put to one conversation, one after the other.
 
-    `on_speech` gets each frame of an answer as it comes.
+    `on_speech` gets each frame of an answer as it comes. `batch`: answers are wanted in one piece.
     """
 
     def __init__(
@@ -79,11 +89,14 @@ class Exchange:
         screen: Screen,
         moments: Moments,
         on_speech: Callable[[bytes], None] | None = None,
+        *,
+        batch: bool = False,
     ) -> None:
         self._client = client
         self._screen = screen
         self._moments = moments
         self._on_speech = on_speech
+        self._fields = {"mode": "conversation"} if batch else {}
         self._asked_at = 0.0
         self._answering = False
 
@@ -122,7 +135,7 @@ class Exchange:
                 if left < len(data):
                     self._screen.note(f"(the server takes no more than {longest_s:g} s at once)")
                     break
-                await self._client.send_audio(data)
+                await self._client.send_audio(data, ends=False, **self._fields)
                 left -= len(data)
                 said_s += duration_ms(data, source.rate) / 1000
                 self._screen.progress(name, said_s, source.length_s)
@@ -143,32 +156,51 @@ class Exchange:
         async for message in self._client:
             match message["type"]:
                 case "token_chunk":
-                    self._answering = True
-                    self._screen.word(message["text"])
+                    self._say_on(answer, message["text"])
                 case "sequential_audio":
-                    answer.speech += message["audio_data"]
-                    if self._on_speech is not None:
-                        self._on_speech(message["audio_data"])
+                    self._speak_on(answer, message["audio_data"])
                 case "resumed" | "connection":
                     self._screen.note("(reconnected)")
-                case "chunked_streaming_complete" | "audio_interrupted" | "error":
+                case "chunked_streaming_complete" | "audio_response" | "audio_interrupted" | "error":
+                    if message["type"] == "audio_response":
+                        self._say_on(answer, message["text"])
+                        self._speak_on(answer, message["audio_data"])
                     answer.ending = message
                     self._screen.end_answer()
                     self._tell(answer)
                     return answer
         raise ConversationLost("the conversation was closed")
 
+    def _say_on(self, answer: Answer, text: str) -> None:
+        self._answering = True
+        answer.text += text
+        self._screen.word(text)
+
+    def _speak_on(self, answer: Answer, pcm16: bytes) -> None:
+        answer.speech += pcm16
+        if self._on_speech is not None:
+            self._on_speech(pcm16)
+
     def _tell(self, answer: Answer) -> None:
         """The waterfall of an answer, or why there is none."""
         ending = answer.ending
         if ending["type"] == "error":
-            later_ms = ending.get("retry_after_ms")
-            later = f"; try again in {later_ms / 1000:g} s" if later_ms else ""
-            self._screen.note(f"parley: {ending['message']} ({ending['code']}){later}")
+            self._screen.note(f"parley: {refused(ending)}")
         elif not answer.complete:
             self._screen.note(f"parley: the answer was interrupted ({ending['reason']})")
         else:
-            steps = self._moments.steps(ending["turn"], self._asked_at, ending)
-            self._screen.note("")
-            for line in waterfall(steps, width=self._screen.width, blocks=self._screen.blocks):
-                self._screen.note(line)
+            show_steps(self._screen, self._moments.steps(ending["turn"], self._asked_at, ending))
+
+
+def refused(error: Message) -> str:
+    """An `error` of the server in one line."""
+    later_ms = error.get("retry_after_ms")
+    later = f"; try again in {later_ms / 1000:g} s" if later_ms else ""
+    return f"{error['message']} ({error['code']}){later}"
+
+
+def show_steps(screen: Screen, steps: Sequence[Step]) -> None:
+    """The waterfall of a turn, below its words."""
+    screen.note("")
+    for line in waterfall(steps, width=screen.width, blocks=screen.blocks):
+        screen.note(line)

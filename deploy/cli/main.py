@@ -17,7 +17,7 @@ from typing import Protocol, cast
 from shared.errors import ParleyError, SettingsError
 from shared.settings import EX_CONFIG
 
-COMMANDS = ("talk", "inspect", "voices", "models", "settings")
+COMMANDS = ("talk", "compare", "ps", "inspect", "voices", "models", "settings")
 
 
 class Command(Protocol):

@@ -70,11 +70,14 @@ class _Item:
 
 
 @dataclass(frozen=True, slots=True)
-class _Format:
+class Format:
+    """What a client sends, and how much of the server's input that makes."""
+
     name: str = "f32le"
     rate: int = INPUT_RATE
 
     def samples_16k(self, data_bytes: int) -> int:
+        """How many samples at 16 kHz that many bytes become."""
         return data_bytes // SAMPLE_BYTES[self.name] * INPUT_RATE // self.rate
 
 
@@ -90,10 +93,11 @@ class Outbox:
         self._unnumbered: deque[_Turn] = deque()
         self._open: _Turn | None = None
         self._settings: dict[str, object] = {}
-        self._format = _Format()
+        self._format = Format()
         self._utterance_at = 0
         self._utterance_bytes = 0
-        self._place = 0
+        self.place = 0
+        """Where in the input the next sample lies."""
 
     def __len__(self) -> int:
         return len(self._items)
@@ -112,24 +116,24 @@ class Outbox:
         """A slice of the utterance that is open, or the first of a new one; with `ends` also the last."""
         if self._open is None or self._open.stopped:
             self._open = self._begin()
-            self._format = self._configured_format()
-            self._utterance_at, self._utterance_bytes = self._place, 0
+            self._format = self.configured_format
+            self._utterance_at, self._utterance_bytes = self.place, 0
         turn = self._open
         if ends:
             self._open = None
         if turn.refused:
             return
-        offset = self._place
+        offset = self.place
         self._advance(data)
         message = {"type": "audio_chunk", "audio_data": data, "offset_samples": offset, **fields}
         rounding = 0 if self._format.rate == INPUT_RATE else ROUNDING
-        self._items.append(_Item({**message, "end_of_utterance": ends}, turn, self._place, rounding))
+        self._items.append(_Item({**message, "end_of_utterance": ends}, turn, self.place, rounding))
 
     def end(self) -> None:
         """The open utterance is whole."""
         turn, self._open = self._open, None
         if turn is None or not turn.refused:
-            self._items.append(_Item({"type": "end_of_utterance"}, turn, self._place))
+            self._items.append(_Item({"type": "end_of_utterance"}, turn, self.place))
 
     def text(self, text: str) -> None:
         """A typed turn. Raises `ValueError` while an utterance is open."""
@@ -185,6 +189,10 @@ class Outbox:
             self._forget_through(self._first("configure"))
         if turn is None:
             return True
+        if kind == "speech_started" and message.get("reason") == "server_vad" and turn > self.turn:
+            # The server began it: it is none of those that were begun here.
+            self._count(turn - 1)
+            self.turn = turn
         self._count(turn)
         if kind == "speech_stopped":
             if message["reason"] == "max_length":
@@ -204,18 +212,20 @@ class Outbox:
         self._unnumbered.append(turn)
         return turn
 
-    def _configured_format(self) -> _Format:
+    @property
+    def configured_format(self) -> Format:
+        """The format of what is said from now on."""
         name = self._settings.get("input_format") or "f32le"
-        return _Format(str(name), int(str(self._settings.get("input_sample_rate") or INPUT_RATE)))
+        return Format(str(name), int(str(self._settings.get("input_sample_rate") or INPUT_RATE)))
 
     def _advance(self, data: bytes) -> None:
         if data.startswith(b"RIFF"):
             decoder = InputDecoder("wav", INPUT_RATE)
-            self._place += (len(decoder.feed(data)) + len(decoder.flush())) // 2
-            self._utterance_at, self._utterance_bytes = self._place, 0
+            self.place += (len(decoder.feed(data)) + len(decoder.flush())) // 2
+            self._utterance_at, self._utterance_bytes = self.place, 0
         else:
             self._utterance_bytes += len(data)
-            self._place = self._utterance_at + self._format.samples_16k(self._utterance_bytes)
+            self.place = self._utterance_at + self._format.samples_16k(self._utterance_bytes)
 
     def _count(self, turn: int) -> None:
         """The server has begun all turns up to this one: the oldest of those that had no number."""

@@ -12,6 +12,8 @@ from typing import TextIO
 
 BAR_CELLS = 24
 ERASE = "\r\x1b[K"
+STRUCK, PLAIN = "\x1b[2;9m", "\x1b[0m"
+"""Dim and struck out, and as usual again."""
 
 
 class Screen:
@@ -22,6 +24,7 @@ class Screen:
         self._err = err or sys.stderr
         self._passing = False
         self._column = 0
+        self._state = ""
         self.blocks = _can_show(self._err, "█")
         """Whether more than ASCII can be shown."""
 
@@ -50,7 +53,7 @@ class Screen:
         """A piece of the answer, right after the one before; a terminal's lines break between words."""
         self._clear()
         if self._out.isatty():
-            text = _harmless(text)
+            text = harmless(text)
             if text[:1] == " " and self._column + len(text) > self.width:
                 text = f"\n{text[1:]}"
         self._write(text)
@@ -68,6 +71,27 @@ class Screen:
             self._write("\n")
         self._err.write(f"{text}\n")
         self._err.flush()
+
+    def state(self, text: str) -> None:
+        """What goes on now; may be said again and again. On a terminal it passes, and stands in no answer."""
+        if self._err.isatty():
+            if not self._column:
+                self.passing(text)
+        elif text != self._state:
+            self.note(f"({text})")
+        self._state = text
+
+    def interrupted(self, heard: str, unheard: str, heard_ms: float) -> None:
+        """The user spoke over the answer: what of it was heard, and what was not."""
+        said = f'(interrupted after {heard_ms / 1000:.1f} s: "{harmless(heard)}"'
+        if not heard_ms:
+            said = "(interrupted before anything was heard"
+        if not unheard.strip():
+            self.note(f"{said})")
+        elif self._err.isatty():
+            self.note(f"{said}) {STRUCK}{harmless(unheard).strip()}{PLAIN}")
+        else:
+            self.note(f'{said}; not heard: "{harmless(unheard).strip()}")')
 
     def _write(self, text: str) -> None:
         self._out.write(text)
@@ -90,6 +114,6 @@ def _can_show(stream: TextIO, text: str) -> bool:
     return True
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
     """Without what would move the cursor or worse: the words come from a model."""
     return "".join(each if each.isprintable() or each in "\n\t" else "\ufffd" for each in text)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import sys
 import termios
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Any
 
 from deploy.cli.recording import NothingAsked, Unusable
+from shared.audio import SAMPLE_BYTES
 
 HOW_TO = "pip install sounddevice, and PortAudio beside it (Debian: apt install libportaudio2)"
+
+PIECE_MS = 20
+"""How much the loudspeaker is given at a time: as long it goes on at the most, once it shall fall silent."""
 
 
 class Microphone:
@@ -39,18 +44,15 @@ class Microphone:
 
         Raises `NothingAsked` when standard input ends, as by Ctrl-D.
         """
-        _forget_what_was_typed()
-        self._loop.add_reader(sys.stdin, self._read_line)
-        try:
-            self._stream.start()
-            while (data := await self._heard.get()) is not None:
+        async with aclosing(self._hear_until(self._read_line)) as slices:
+            async for data in slices:
                 yield data
-            if self._left:
-                raise NothingAsked("nothing was said")
-        finally:
-            self._loop.remove_reader(sys.stdin)
-            self._stream.abort()
-            self._heard = asyncio.Queue()
+        if self._left:
+            raise NothingAsked("nothing was said")
+
+    def endless(self, slice_ms: float) -> AsyncGenerator[bytes, None]:
+        """Everything until standard input ends, as by Ctrl-D; slices are as long as first given."""
+        return self._hear_until(self._pass_over_line)
 
     def close(self) -> None:
         """Give the device back."""
@@ -60,9 +62,26 @@ class Microphone:
         # Called in a thread of PortAudio's, whose buffer is only lent.
         self._loop.call_soon_threadsafe(self._heard.put_nowait, bytes(data))
 
+    async def _hear_until(self, typed: Callable[[], None]) -> AsyncGenerator[bytes, None]:
+        """Every slice up to a `None`, which `typed` puts behind them: it is called when there is a line."""
+        _forget_what_was_typed()
+        self._loop.add_reader(sys.stdin, typed)
+        try:
+            self._stream.start()
+            while (data := await self._heard.get()) is not None:
+                yield data
+        finally:
+            self._loop.remove_reader(sys.stdin)
+            self._stream.abort()
+            self._heard = asyncio.Queue()
+
     def _read_line(self) -> None:
         self._left = not sys.stdin.readline()
         self._heard.put_nowait(None)
+
+    def _pass_over_line(self) -> None:
+        if not sys.stdin.readline():
+            self._heard.put_nowait(None)
 
 
 class Speaker:
@@ -71,15 +90,38 @@ class Speaker:
     def __init__(self, rate: int) -> None:
         module = _sounddevice()
         try:
-            self._stream = module.RawOutputStream(samplerate=rate, channels=1, dtype="int16")
+            self._stream = module.RawOutputStream(samplerate=rate, channels=1, dtype="int16", latency="low")
         except (ValueError, module.PortAudioError) as error:
             raise Unusable(f"there is no loudspeaker here: {error}") from None
-        self._due: asyncio.Queue[bytes] = asyncio.Queue()
+        self.turn = 0
+        """The turn that is being played, or was the last."""
+        self._rate = rate
+        self._piece_bytes = round(PIECE_MS * rate / 1000) * SAMPLE_BYTES
+        self._due: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
+        self._written_bytes = 0
+        self._drops = 0
+        self._writing = False
         self._playing = asyncio.create_task(self._play(), name="speaker")
 
-    def say(self, pcm16: bytes) -> None:
+    @property
+    def played_ms(self) -> float:
+        """How much of `turn` was heard, without what the device holds still."""
+        written_ms = self._written_bytes / SAMPLE_BYTES / self._rate * 1000
+        held_ms = 0.0 if self._stream.stopped else float(self._stream.latency) * 1000
+        return max(0.0, written_ms - held_ms)
+
+    def say(self, pcm16: bytes, turn: int = 0) -> None:
         """Play this after what was given before."""
-        self._due.put_nowait(pcm16)
+        self._due.put_nowait((turn, pcm16))
+
+    def drop(self) -> None:
+        """Fall silent: what was given and not heard is forgotten."""
+        self._drops += 1
+        while not self._due.empty():
+            self._due.get_nowait()
+            self._due.task_done()
+        if not self._writing:
+            self._silence()
 
     async def finish(self) -> None:
         """Wait until everything was played."""
@@ -94,11 +136,27 @@ class Speaker:
 
     async def _play(self) -> None:
         while True:
-            pcm16 = await self._due.get()
+            turn, pcm16 = await self._due.get()
+            if turn != self.turn:
+                self.turn, self._written_bytes = turn, 0
             if self._stream.stopped:
                 self._stream.start()
-            await asyncio.to_thread(self._stream.write, pcm16)
+            drops = self._drops
+            self._writing = True
+            for start in range(0, len(pcm16), self._piece_bytes):
+                piece = pcm16[start : start + self._piece_bytes]
+                await asyncio.to_thread(self._stream.write, piece)
+                self._written_bytes += len(piece)
+                if self._drops != drops:
+                    self._silence()
+                    break
+            self._writing = False
             self._due.task_done()
+
+    def _silence(self) -> None:
+        # Never while a piece is being written: the library may not be stopped under a write.
+        if not self._stream.stopped:
+            self._stream.abort()
 
 
 def _forget_what_was_typed() -> None:

@@ -10,13 +10,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.cli import access
+from deploy.cli.access import Access
 from deploy.cli.client import ConversationLost, ParleyClient
-from deploy.cli.exchange import Answer, Exchange, Moments
+from deploy.cli.exchange import Answer, Exchange, Moments, refused
+from deploy.cli.handsfree import HandsFree
 from deploy.cli.link import CannotConnect
-from deploy.cli.recording import NothingAsked, Recording, Unusable
+from deploy.cli.recording import AtOnce, NothingAsked, Recording, Unusable
 from deploy.cli.screen import Screen
 from deploy.cli.sound import Microphone, Speaker
-from edge.protocols.encoding import Encoding
+from edge.endpointing import ServerVad
 from shared.audio import INPUT_RATE, OUTPUT_RATE, duration_ms, to_wav
 from shared.settings import Settings
 
@@ -28,13 +31,14 @@ BAD_USAGE = 2
 NO_SERVER = 3
 EXIT_CODES = """\
 exit codes:
-  0    answered
+  0    answered; with --hands-free: what was said last
   1    the turn ended in an error, or was interrupted
   2    bad usage, or a file or a device that cannot be used
   3    no server, or the conversation was lost
   130  Ctrl-C"""
 
 MIN_SLICE_MS, MAX_SLICE_MS = 5.0, 1000.0
+MIN_SILENCE_MS, MAX_SILENCE_MS = 100.0, 10_000.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -53,23 +57,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, metavar="WAV", help="write the answer's speech to a file"
     )
     parser.add_argument("--play", action="store_true", help="play the answer (needs sounddevice)")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--hands-free",
+        action="store_true",
+        help="speak on and on: the server finds the turns, and you may speak over its answers; "
+        "a file is heard as a microphone would hear it, Ctrl-D leaves the microphone",
+    )
+    how.add_argument("--batch", action="store_true", help="have the whole answer in one piece")
     parser.add_argument(
-        "--url",
-        action="append",
-        metavar="URL",
-        help="the server's WebSocket (ws://127.0.0.1:PORT/ws); several: the next one when one is lost",
+        "--silence-ms",
+        type=_silence_ms,
+        metavar="MS",
+        help="how long a silence ends what you say, or auto (500); with --hands-free",
+    )
+    parser.add_argument(
+        "--headphones",
+        action="store_true",
+        help="the microphone does not hear the answers, so you may speak over them; with --hands-free",
     )
     parser.add_argument("--voice", help="name of a voice")
     parser.add_argument("--language", help="language to be answered in, as en or pt-BR")
     parser.add_argument("--speed", type=float, help="of the speech, 0.5 to 2 (1)")
     parser.add_argument("--prompt", help="instructions to the model")
-    parser.add_argument("--encoding", choices=list(Encoding), default=Encoding.MSGPACK, type=Encoding)
-    parser.add_argument(
-        "--key-file",
-        type=Path,
-        metavar="FILE",
-        help="file that holds the API key; else it is the first of PARLEY_API_KEYS",
-    )
+    access.add_arguments(parser)
     parser.add_argument(
         "--chunk-ms", type=_slice_ms, default=20.0, metavar="MS", help="length of an audio chunk (20)"
     )
@@ -94,9 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
 class Plan:
     """What was asked for. `recording` and `text` are both `None` where the microphone is to speak."""
 
-    urls: tuple[str, ...]
-    encoding: Encoding
-    key: str | None
+    access: Access
     settings: Mapping[str, object]
     recording: Recording | None
     text: str | None
@@ -104,6 +113,8 @@ class Plan:
     slice_ms: float
     output: Path | None
     play: bool
+    hands_free: bool
+    batch: bool
 
     @property
     def by_microphone(self) -> bool:
@@ -112,27 +123,36 @@ class Plan:
 
     @classmethod
     def of(cls, arguments: argparse.Namespace, settings: Settings) -> Plan:
-        """Raises `Unusable` for files that cannot be read or written."""
-        play = arguments.play or (arguments.file is None and arguments.text is None)
+        """Raises `Unusable` for files that cannot be read or written, and options that do not go together."""
+        _check(arguments)
+        by_microphone = arguments.file is None and arguments.text is None
+        play = arguments.play or by_microphone
         wanted = {name: getattr(arguments, name) for name in ("voice", "language", "speed", "prompt")}
         wanted |= {"output_format": "pcm16", "pacing": "realtime" if play else "none"}
+        if arguments.hands_free:
+            wanted["turn_detection"] = _detection(arguments.silence_ms)
+            # A terminal has no echo canceller: what the loudspeaker says comes in at the microphone.
+            wanted["echo_cancelled"] = arguments.headphones or not by_microphone
+            # Who may be spoken over must not be ahead of what is heard.
+            wanted["pacing"] = "realtime"
+        read = AtOnce.read if arguments.batch else Recording.read
         return cls(
-            urls=tuple(arguments.url or [f"ws://127.0.0.1:{settings.port}/ws"]),
-            encoding=arguments.encoding,
-            key=_key(arguments.key_file, settings),
+            access=Access.of(arguments, settings),
             settings={name: value for name, value in wanted.items() if value is not None},
-            recording=None if arguments.file is None else Recording.read(arguments.file),
+            recording=None if arguments.file is None else read(arguments.file),
             text=arguments.text,
             name=arguments.file.name if arguments.file else "",
             slice_ms=arguments.chunk_ms,
             output=_writable(arguments.output),
             play=play,
+            hands_free=arguments.hands_free,
+            batch=arguments.batch,
         )
 
 
 async def _talk(plan: Plan, screen: Screen) -> int:
     moments = Moments()
-    client = ParleyClient(plan.urls, encoding=plan.encoding, key=plan.key, on_receive=moments.note)
+    client = plan.access.client(moments.note)
     with ExitStack() as devices:
         microphone = Microphone(plan.slice_ms) if plan.by_microphone else None
         if microphone is not None:
@@ -143,18 +163,59 @@ async def _talk(plan: Plan, screen: Screen) -> int:
         async with client:
             rate = microphone.rate if microphone else INPUT_RATE
             await client.configure(input_format="pcm16", input_sample_rate=rate, **plan.settings)
-            exchange = Exchange(client, screen, moments, speaker.say if speaker else None)
-            answers = [await _turn(plan, exchange, microphone)]
-            while True:
-                await _heard(answers[-1], client, speaker)
-                if microphone is None or not answers[-1].complete:
-                    break
-                try:
-                    answers.append(await _turn(plan, exchange, microphone))
-                except NothingAsked:
-                    break
-            _conclude(plan, client, screen, answers)
-            return ANSWERED if answers[-1].complete else FAILED
+            if plan.hands_free:
+                return await _talk_hands_free(plan, client, screen, moments, microphone, speaker)
+            on_speech = speaker.say if speaker else None
+            exchange = Exchange(client, screen, moments, on_speech, batch=plan.batch)
+            return await _take_turns(plan, client, screen, exchange, microphone, speaker)
+
+
+async def _take_turns(
+    plan: Plan,
+    client: ParleyClient,
+    screen: Screen,
+    exchange: Exchange,
+    microphone: Microphone | None,
+    speaker: Speaker | None,
+) -> int:
+    answers = [await _turn(plan, exchange, microphone)]
+    while True:
+        await _heard(answers[-1], client, speaker)
+        if microphone is None or not answers[-1].complete:
+            break
+        try:
+            answers.append(await _turn(plan, exchange, microphone))
+        except NothingAsked:
+            break
+    _conclude(plan, client, screen, answers)
+    return ANSWERED if answers[-1].complete else FAILED
+
+
+async def _talk_hands_free(
+    plan: Plan,
+    client: ParleyClient,
+    screen: Screen,
+    moments: Moments,
+    microphone: Microphone | None,
+    speaker: Speaker | None,
+) -> int:
+    told = await client.until("configured", "error")
+    if told["type"] == "error":
+        screen.note(f"parley: {refused(told)}")
+        return FAILED
+    source = microphone or plan.recording
+    assert source is not None, "a plan has a question"
+    course = await HandsFree(client, screen, moments, speaker).talk(source, plan.slice_ms)
+    if speaker is not None and microphone is None:
+        await speaker.finish()
+    answers = [course.answers[turn] for turn in sorted(course.answers)]
+    if answers:
+        _conclude(plan, client, screen, answers)
+    elif not course.failed and plan.recording is not None:
+        screen.note(f"parley: the server heard no speech in {plan.name}")
+    if microphone is not None and not course.failed:
+        return ANSWERED  # whoever leaves may do so in the middle of an answer
+    return ANSWERED if course.complete else FAILED
 
 
 async def _turn(plan: Plan, exchange: Exchange, microphone: Microphone | None) -> Answer:
@@ -187,6 +248,33 @@ def _conclude(plan: Plan, client: ParleyClient, screen: Screen, answers: Sequenc
         screen.note(f"timeline: parley inspect {client.conversation_id}")
 
 
+def _check(arguments: argparse.Namespace) -> None:
+    """Raises `Unusable`."""
+    if arguments.text is not None and (arguments.hands_free or arguments.batch):
+        raise Unusable("a typed question is neither --hands-free nor --batch")
+    if not arguments.hands_free and (arguments.headphones or arguments.silence_ms is not None):
+        raise Unusable("--headphones and --silence-ms go with --hands-free")
+
+
+def _detection(silence_ms: float | str | None) -> Mapping[str, object]:
+    """How the server shall find the turns; `None`: as it does by itself."""
+    if silence_ms is None:
+        return {"type": "server_vad"}
+    pause_ms = ServerVad().pause_ms
+    # The server wants no pause that is longer than the silence that ends an utterance.
+    pause_ms = min(pause_ms, silence_ms) if isinstance(silence_ms, float) else pause_ms
+    return {"type": "server_vad", "silence_ms": silence_ms, "pause_ms": pause_ms}
+
+
+def _silence_ms(text: str) -> float | str:
+    if text == "auto":
+        return text
+    value = float(text)
+    if not MIN_SILENCE_MS <= value <= MAX_SILENCE_MS:
+        raise argparse.ArgumentTypeError(f"expected auto, or {MIN_SILENCE_MS:g} to {MAX_SILENCE_MS:g} ms")
+    return value
+
+
 def _slice_ms(text: str) -> float:
     value = float(text)
     if not MIN_SLICE_MS <= value <= MAX_SLICE_MS:
@@ -199,12 +287,3 @@ def _writable(path: Path | None) -> Path | None:
     if path is not None and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
         raise Unusable(f"{path}: cannot be written")
     return path
-
-
-def _key(path: Path | None, settings: Settings) -> str | None:
-    if path is None:
-        return settings.parley_api_keys[0] if settings.parley_api_keys else None
-    try:
-        return path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        raise Unusable(f"{path}: no key can be read from it") from None

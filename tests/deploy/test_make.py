@@ -60,7 +60,7 @@ def is_ready(port: int) -> bool:
 @pytest.mark.parametrize("ctrl_c", [True, False], ids=["Ctrl-C", "SIGTERM"])
 def test_it_gets_ready_and_a_stop_leaves_nothing_running(server: Running, ctrl_c: bool) -> None:
     started = descendants(server.pid)
-    assert len(started) >= 4 * 2, "each role, and its supervisor"
+    assert len(started) >= 5 * 2, "each role, and its supervisor"
     if ctrl_c:
         os.killpg(server.pid, signal.SIGINT)
     else:

@@ -23,6 +23,7 @@ from tests.deploy.support import ROOT, Running, descendants, lives, running, wai
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="reads the processes in /proc")
 
 STOPS_WITHIN_S = 10
+ROLES = ("edge.1", "llm.1", "tts.1", "jobs.1")
 ROLE = """
 import os, signal, sys, redis
 from shared import settings
@@ -45,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
     """A folder in which the modules of the roles are small scripts."""
     (tmp_path / "workers").mkdir()
     (tmp_path / "workers" / "__init__.py").touch()  # or the real package would go before it
-    for module in ("edge.py", "workers/llm.py", "workers/tts.py"):
+    for module in ("edge.py", "workers/llm.py", "workers/tts.py", "workers/jobs.py"):
         (tmp_path / module).write_text(ROLE)
     return tmp_path
 
@@ -110,7 +111,7 @@ def test_a_stop_ends_every_process_the_redis_last(
     stack: ExitStack, folder: Path, number: signal.Signals
 ) -> None:
     honcho = Honcho(stack, folder)
-    honcho.wait_for("edge.1", "llm.1", "tts.1")
+    honcho.wait_for(*ROLES)
     os.killpg(honcho.run.pid, number)
     honcho.run.ended()
     honcho.wait_until_gone()
@@ -118,26 +119,26 @@ def test_a_stop_ends_every_process_the_redis_last(
     server = start_server(folder / "data" / "redis")
     stack.callback(server.kill)
     with redis.Redis.from_url(server.url) as client:
-        assert client.exists(*(f"last words of {name}" for name in ("edge.1", "llm.1", "tts.1"))) == 3
+        assert client.exists(*(f"last words of {name}" for name in ROLES)) == len(ROLES)
 
 
 def test_when_the_terminal_goes_away_everything_ends(stack: ExitStack, folder: Path) -> None:
     honcho = Honcho(stack, folder)
-    honcho.wait_for("edge.1", "llm.1", "tts.1")
+    honcho.wait_for(*ROLES)
     os.killpg(honcho.run.pid, signal.SIGHUP)
     honcho.wait_until_gone()
 
 
 def test_a_process_that_dies_is_started_again_and_the_others_live_on(stack: ExitStack, folder: Path) -> None:
     honcho = Honcho(stack, folder)
-    honcho.wait_for("edge.1", "llm.1", "tts.1")
-    before = {name: honcho.starts(name)[0] for name in ("edge.1", "llm.1", "tts.1")}
+    honcho.wait_for(*ROLES)
+    before = {name: honcho.starts(name)[0] for name in ROLES}
     killed_at = time.monotonic()
     os.kill(int(before["llm.1"][0]), signal.SIGKILL)
     wait_until(lambda: len(honcho.starts("llm.1")) == 2, "the LLM worker is up again")
     assert time.monotonic() - killed_at < 2  # a start takes some of it; its supervisor's pause is 0.1 s
     assert honcho.starts("llm.1")[1][1] == before["llm.1"][1]
-    for name in ("edge.1", "tts.1"):
+    for name in {*ROLES} - {"llm.1"}:
         assert honcho.starts(name) == [before[name]]
         assert lives(int(before[name][0]))
 
@@ -145,7 +146,7 @@ def test_a_process_that_dies_is_started_again_and_the_others_live_on(stack: Exit
 def test_roles_scale_each_process_with_a_name_and_each_edge_with_a_port(
     stack: ExitStack, folder: Path
 ) -> None:
-    names = ("edge.1", "edge.2", "llm.1", "llm.2", "tts.1", "tts.2", "tts.3")
+    names = ("edge.1", "edge.2", "llm.1", "llm.2", "tts.1", "tts.2", "tts.3", "jobs.1")
     honcho = Honcho(stack, folder, "--concurrency", "edge=2,llm=2,tts=3")
     honcho.wait_for(*names)
     starts = {name: honcho.starts(name)[0] for name in names}

@@ -1,6 +1,7 @@
 """A small server that speaks enough of the protocol to lose a client in any place, and to take it back.
 
-Several edges share one `World`, as real ones share a Redis. It answers every turn with the same words.
+Several edges share one `World`, as real ones share a Redis. It answers every turn with the same words. Where
+it finds the utterances itself, every sound is a voice, and 100 ms of nothing end what it says.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,10 @@ Message = dict[str, Any]
 NAME = "4f1c9a0be27d6358"
 WORDS = ("I", " heard", " you", ".")
 FRAMES = 6
+HEARD_MS = 250.0
+SILENCE_SAMPLES = 1600
+PADDING_SAMPLES = 800
+"""What may become part of an utterance that has not begun."""
 
 
 @dataclass
@@ -58,6 +63,17 @@ class World:
     """The conversation is gone as soon as its socket is."""
     silent: bool = False
     """Nothing is answered."""
+    unfinished: set[int] = field(default_factory=set)
+    """Turns whose answers do not end before somebody speaks over them."""
+    batch: set[int] = field(default_factory=set)
+    """Turns that were asked for in one piece."""
+    late_by: int = 0
+    """How many slices of an endless input it takes in before it listens to the first."""
+    grumbles: bool = False
+    """To each slice of an endless input it says an error, and nothing else."""
+    no_jobs: ClientError | None = None
+    """What those are refused with."""
+    reports: list[Message] = field(default_factory=list)
     max_utterance_s: float = 60.0
     keys: list[str] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -66,6 +82,12 @@ class World:
     def heard(self) -> list[str | bytes]:
         """What was said to it, turn by turn."""
         return [turn if isinstance(turn, str) else bytes(turn) for turn in self.turns]
+
+    @property
+    def vad(self) -> bool:
+        """Whether it finds the utterances itself."""
+        wished = [each["turn_detection"] for each in self.settings if each.get("turn_detection")]
+        return bool(wished) and wished[-1] not in ("none", {"type": "none"})
 
     def wake(self) -> None:
         changed, self.changed = self.changed, asyncio.Event()
@@ -76,6 +98,9 @@ class World:
         if self.silent:
             return
         turn = len(self.turns)
+        if turn in self.batch:
+            self._answer_at_once(turn)
+            return
         for seq, word in enumerate(WORDS):
             self.told.append(
                 messages.token_chunk(
@@ -102,6 +127,9 @@ class World:
                     address=messages.place(Log.SPEECH, Address(turn, seq)),
                 )
             )
+        if turn in self.unfinished:
+            self.wake()
+            return
         self.told.append(
             messages.chunked_streaming_complete(
                 turn,
@@ -121,6 +149,43 @@ class World:
         )
         self.wake()
 
+    def begin(self) -> int:
+        """A turn begins; what is being said is spoken over."""
+        self.turns.append(bytearray())
+        self.hearing = True
+        before = len(self.turns) - 1
+        if before in self.unfinished:
+            self.told.append(
+                messages.audio_interrupted(
+                    before,
+                    chunk_id=None,
+                    heard_ms=HEARD_MS,
+                    heard_text="".join(WORDS[:2]),
+                    cleared_frames=FRAMES,
+                    reason="barge_in",
+                    address=messages.place(Log.SPEECH, Address(before, FRAMES)),
+                )
+            )
+            self.wake()
+        return len(self.turns)
+
+    def _answer_at_once(self, turn: int) -> None:
+        self.told.append(
+            messages.audio_response(
+                turn,
+                "".join(WORDS),
+                b"".join(bytes([turn, seq]) * 2400 for seq in range(FRAMES)),
+                chunk_id=None,
+                sample_rate=24_000,
+                voice="fake",
+                format="pcm16",
+                processing_time_ms=90.0,
+                audio_duration_ms=FRAMES * 100.0,
+                address=messages.place(Log.SPEECH, Address(turn, FRAMES)),
+            )
+        )
+        self.wake()
+
 
 class Session:
     """One socket of one edge."""
@@ -134,6 +199,12 @@ class Session:
         self.deaf_after = world.deaf_cuts.pop(0) if world.deaf_cuts else None
         self.after: dict[str, Address] = {}
         self.may_repeat_end = False
+        self.place = world.position
+        """Up to where the input came; what the log has not is in this session's hands only."""
+        self.withheld = b""
+        self.unheard: list[tuple[int, bytes]] = []
+        self.passed_over = False
+        """The utterance that is being said was refused."""
         request = socket.request
         assert request is not None
         self.encoding = Encoding.MSGPACK if "encoding=msgpack" in request.path else Encoding.JSON
@@ -197,6 +268,7 @@ class Session:
         world.token, world.old_token = f"token-{world.sockets}", message["resume_token"]
         self.after = {log: Address.parse(place) for log, place in message["after"].items()}
         self.may_repeat_end = True
+        self.place = world.position
         await self.send(messages.resumed(NAME, world.token, len(world.turns), world.position))
         return True
 
@@ -221,7 +293,9 @@ class Session:
             case "bye":
                 world.goodbyes += 1
                 await self.socket.close()
-            case "resume" | "playback":
+            case "playback":
+                world.reports.append(message)
+            case "resume":
                 pass
             case kind:
                 await self.send(messages.error(ClientError("wrong_state", f"not now: {kind}")))
@@ -229,13 +303,20 @@ class Session:
     async def audio(self, message: Message) -> None:
         world = self.world
         offset, data = message["offset_samples"], message["audio_data"]
-        if world.refusal is not None:
-            await self.send(messages.error(world.refusal))
+        if world.vad:
+            self.unheard.append((offset, data))
+            while len(self.unheard) > world.late_by:
+                await self.listen(*self.unheard.pop(0))
+            return
+        batch = message.get("mode") == "conversation"
+        refusal = world.no_jobs if batch and world.no_jobs else world.refusal
+        if refusal is not None:
+            await self.send(messages.error(refusal))
             return
         if not world.hearing:
-            world.turns.append(bytearray())
-            world.hearing = True
-            await self.send(messages.speech_started(len(world.turns), world.position / 16, "client"))
+            turn = world.begin()
+            world.batch |= {turn} if batch else set()
+            await self.send(messages.speech_started(turn, world.position / 16, "client"))
         utterance = world.turns[-1]
         assert isinstance(utterance, bytearray)
         assert offset <= world.position, "samples are missing"
@@ -245,11 +326,46 @@ class Session:
         if message["end_of_utterance"]:
             await self.end()
 
-    async def end(self) -> None:
+    async def listen(self, offset: int, data: bytes) -> None:
+        """A slice of an endless input, in which this edge finds the utterances."""
+        world = self.world
+        assert offset <= self.place or not world.hearing, "samples of an utterance are missing"
+        if world.grumbles:
+            await self.send(messages.error(ClientError("bad_audio", "what is this?")))
+            return
+        data = data[max(0, self.place - offset) * 2 :]
+        if not data:
+            return
+        self.place = max(self.place, offset) + len(data) // 2
+        if any(data) and not world.hearing and world.refusal is not None:
+            if not self.passed_over:
+                self.passed_over = True
+                await self.send(messages.error(world.refusal))
+        elif any(data):
+            if not world.hearing:
+                turn = world.begin()
+                self.withheld = b""
+                start = self.place - len(data) // 2
+                await self.send(messages.speech_started(turn, start / 16, "server_vad"))
+            utterance = world.turns[-1]
+            assert isinstance(utterance, bytearray)
+            utterance += self.withheld + data
+            self.withheld = b""
+            world.position = self.place
+        elif world.hearing:
+            self.withheld += data
+            if len(self.withheld) >= 2 * SILENCE_SAMPLES:
+                await self.end("silence")
+        else:
+            self.passed_over = False
+        upto = world.position if world.hearing else max(world.position, self.place - PADDING_SAMPLES)
+        await self.send(messages.audio_ack(len(world.turns), upto))
+
+    async def end(self, reason: str = "client") -> None:
         world = self.world
         world.hearing = False
         world.answer()
-        await self.send(messages.speech_stopped(len(world.turns), world.position / 16, "client"))
+        await self.send(messages.speech_stopped(len(world.turns), world.position / 16, reason))
 
 
 def decode(data: str | bytes) -> Message:
@@ -270,7 +386,7 @@ def config(world: World) -> Message:
         output_sample_rate=24_000,
         frame_ms=100,
         streaming_mode="chunked_streaming",
-        turn_detection=["none"],
+        turn_detection=["none", "server_vad"],
         engines={"llm": "fake", "tts": "fake"},
         voices=["fake"],
         limits={"resume_window_s": 10.0, "max_utterance_s": world.max_utterance_s},
@@ -279,17 +395,18 @@ def config(world: World) -> Message:
 
 
 @asynccontextmanager
-async def serving(world: World) -> AsyncIterator[str]:
-    """An edge of that world, on a free port: its URL."""
+async def serving(world: World | Callable[[], World]) -> AsyncIterator[str]:
+    """An edge of that world, or of a new one for each socket, on a free port: its URL."""
 
     async def serve_one(socket: ServerConnection) -> None:
         try:
-            await Session(world, socket).run()
+            await Session(world if isinstance(world, World) else world(), socket).run()
         except ConnectionClosed:
             return
 
     def admit(socket: ServerConnection, _: Request) -> Response | None:
-        return socket.respond(503, "this edge is stopping") if world.closed else None
+        closed = isinstance(world, World) and world.closed
+        return socket.respond(503, "this edge is stopping") if closed else None
 
     async with serve(
         serve_one, "127.0.0.1", 0, process_request=admit, compression=None, close_timeout=0.1

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import io
 
-from deploy.cli.screen import ERASE, Screen
+from deploy.cli.screen import ERASE, PLAIN, STRUCK, Screen
 
 
 class Terminal(io.StringIO):
@@ -80,3 +80,32 @@ def test_a_terminal_that_shows_ascii_only_gets_ascii_only() -> None:
     screen.progress("question.wav", 1.0, 2.0)
     assert not screen.blocks
     assert terminal.getvalue().isascii()
+
+
+def test_what_was_heard_of_an_answer_and_what_was_not() -> None:
+    def shown(heard: str, unheard: str, heard_ms: float, err: io.StringIO) -> str:
+        Screen(io.StringIO(), err).interrupted(heard, unheard, heard_ms)
+        return err.getvalue()
+
+    whole = ("Hello.", " How are\x1b[2J you?", 1234.0)
+    assert shown(*whole, err=Terminal()) == (
+        f'(interrupted after 1.2 s: "Hello.") {STRUCK}How are\ufffd[2J you?{PLAIN}\n'
+    )
+    assert shown(*whole, err=io.StringIO()) == (
+        '(interrupted after 1.2 s: "Hello."; not heard: "How are\ufffd[2J you?")\n'
+    )
+    assert shown("Hello.", "", 1234.0, err=Terminal()) == '(interrupted after 1.2 s: "Hello.")\n'
+    assert shown("", "", 0.0, err=Terminal()) == "(interrupted before anything was heard)\n"
+
+
+def test_a_state_passes_on_a_terminal_and_is_a_line_elsewhere_and_stands_in_no_answer() -> None:
+    plain, terminal = io.StringIO(), Terminal()
+    for out in (plain, terminal):
+        screen = Screen(out, out)
+        for state in ("hearing", "thinking", "thinking"):
+            screen.state(state)
+        screen.word("Hello")
+        screen.state("speaking")
+        screen.word(".")
+    assert plain.getvalue() == "(hearing)\n(thinking)\nHello(speaking)\n."
+    assert terminal.getvalue() == f"{ERASE}hearing{ERASE}thinking{ERASE}thinking{ERASE}Hello."

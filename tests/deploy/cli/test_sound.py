@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -16,7 +16,7 @@ import pytest
 from deploy.cli.main import main
 from deploy.cli.recording import NothingAsked, Unusable
 from deploy.cli.sound import Microphone, Speaker
-from tests.conftest import eventually
+from tests.conftest import WITHIN_S, eventually
 from tests.deploy.cli.fake_edge import FRAMES, WORDS, World, serving
 
 SLICE = bytes(range(64)) * 30
@@ -34,7 +34,18 @@ class Devices:
     rate: int = 48_000
     played: bytearray = field(default_factory=bytearray)
     heard: threading.Event = field(default_factory=threading.Event)
-    """Set once the microphone has given a few slices."""
+    """Set once the microphone has given its slices."""
+    says: Iterable[bytes] = (SLICE,) * 3
+    """What the microphone gives."""
+    room: threading.Event = field(default_factory=threading.Event)
+    """Whether the loudspeaker takes anything."""
+    asked: int = 0
+    """How often it was to take something."""
+    aborted: int = 0
+    """How often it was to forget what it had taken."""
+
+    def __post_init__(self) -> None:
+        self.room.set()
 
 
 class _Microphone:
@@ -47,10 +58,10 @@ class _Microphone:
         threading.Thread(target=self._speak, daemon=True).start()
 
     def _speak(self) -> None:
-        for _ in range(3):
+        for data in self._devices.says:
             if self._stopped.is_set():
                 return
-            self._callback(memoryview(SLICE), len(SLICE) // 2, None, None)
+            self._callback(memoryview(data), len(data) // 2, None, None)
         self._devices.heard.set()
 
     def abort(self) -> None:
@@ -61,6 +72,8 @@ class _Microphone:
 
 
 class _Speaker:
+    latency = 0.01
+
     def __init__(self, devices: Devices, **_: object) -> None:
         self._devices = devices
         self.stopped = True
@@ -70,6 +83,9 @@ class _Speaker:
 
     def write(self, pcm16: bytes) -> None:
         assert not self.stopped
+        self._devices.asked += 1
+        assert self._devices.room.wait(WITHIN_S)
+        assert not self.stopped, "nobody stops it under a write"
         self._devices.played += pcm16
 
     def stop(self) -> None:
@@ -77,6 +93,7 @@ class _Speaker:
 
     def abort(self) -> None:
         self.stopped = True
+        self._devices.aborted += 1
 
     def close(self) -> None:
         self.stopped = True
@@ -156,6 +173,60 @@ async def test_a_speaker_plays_everything_in_order_and_again_after_a_pause(devic
     assert devices.played == b"onetwothree"
 
 
+async def test_a_speaker_falls_silent_in_the_middle_of_a_word_and_then_says_the_next_thing(
+    devices: Devices,
+) -> None:
+    speaker = Speaker(24_000)
+    devices.room.clear()
+    for _ in range(10):
+        speaker.say(bytes(4800), 1)
+    await eventually(lambda: devices.asked == 1, "the first piece is being written")
+    speaker.drop()
+    assert not devices.aborted
+    devices.room.set()
+    await eventually(lambda: devices.aborted == 1, "what the device held was forgotten")
+    assert devices.played == bytes(960), "20 ms and no more"
+    speaker.say(b"next", 2)
+    await speaker.finish()
+    assert devices.played == bytes(960) + b"next"
+    speaker.close()
+
+
+async def test_a_speaker_that_has_nothing_left_to_say_forgets_what_the_device_holds(devices: Devices) -> None:
+    speaker = Speaker(24_000)
+    speaker.say(bytes(4800), 1)
+    await eventually(lambda: speaker.played_ms == 90.0, "all was written")
+    counts = [devices.aborted]
+    speaker.drop()
+    assert [*counts, devices.aborted] == [0, 1]
+    speaker.close()
+
+
+async def test_a_speaker_knows_how_much_of_which_turn_was_heard(devices: Devices) -> None:
+    speaker = Speaker(24_000)
+    speaker.say(bytes(4800), 1)
+    await eventually(lambda: speaker.played_ms == 90.0, "all but what the device holds")
+    speaker.say(bytes(9600), 2)
+    await eventually(lambda: speaker.turn == 2 and speaker.played_ms == 190.0, "the second turn")
+    await speaker.finish()
+    assert speaker.played_ms == 200.0
+    speaker.close()
+
+
+async def test_an_endless_microphone_passes_over_enter_and_ends_with_ctrl_d(
+    devices: Devices, keyboard: Callable[[str], None]
+) -> None:
+    microphone = Microphone(20)
+    keyboard("\n")
+    heard = []
+    async for data in microphone.endless(20):
+        heard.append(data)
+        if len(heard) == 3:
+            keyboard("")
+    assert heard == [SLICE] * 3
+    microphone.close()
+
+
 async def test_somebody_speaks_and_is_answered_aloud(
     devices: Devices, keyboard: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -183,3 +254,49 @@ async def test_who_leaves_before_the_first_question_gets_no_answer(
     async with serving(World()) as url:
         assert await asyncio.to_thread(main, ["talk", "--url", url]) == 2
     assert capsys.readouterr().err == "parley: nothing was said\n"
+
+
+SAYING = bytes(range(1, 65)) * 10
+PAUSE = bytes(640)
+
+
+@pytest.mark.parametrize(("options", "cancelled"), [((), False), (("--headphones",), True)])
+async def test_somebody_speaks_hands_free_and_then_over_the_answer(
+    options: tuple[str, ...],
+    cancelled: bool,
+    devices: Devices,
+    keyboard: Callable[[str], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    world = World(unfinished={1})
+    devices.rate = 16_000
+    devices.room.clear()
+    speaks_again = threading.Event()
+
+    def says() -> Iterator[bytes]:
+        yield from [SAYING] * 4 + [PAUSE] * 6
+        assert speaks_again.wait(WITHIN_S)
+        yield from [SAYING] * 4 + [PAUSE] * 6
+
+    devices.says = says()
+    async with serving(world) as url:
+        words = ["talk", "--hands-free", *options, "--url", url]
+        talking = asyncio.create_task(asyncio.to_thread(main, words))
+        await eventually(lambda: devices.asked == 1, "the answer begins to be played")
+        speaks_again.set()
+        await eventually(lambda: len(world.heard) == 2, "somebody speaks over it")
+        # The loudspeaker took nothing so far: what it is given last is the second answer alone.
+        await eventually(lambda: any(m["type"] == "audio_interrupted" for m in world.told), "it is cut off")
+        await asyncio.to_thread(devices.heard.wait, WITHIN_S)
+        await eventually(lambda: world.told[-1]["type"] == "chunked_streaming_complete", "an answer")
+        devices.room.set()
+        second = b"".join(bytes([2, seq]) * 2400 for seq in range(FRAMES))
+        await eventually(lambda: bytes(devices.played).endswith(second), "the second answer was played")
+        assert len(devices.played) <= 960 + len(second)
+        await eventually(lambda: any(m["turn"] == 2 for m in world.reports), "what was heard is reported")
+        keyboard("")
+        assert await talking == 0
+    assert world.heard == [SAYING * 4] * 2
+    assert world.settings[0]["echo_cancelled"] is cancelled
+    assert world.settings[0]["pacing"] == "realtime"
+    assert '(interrupted after 0.2 s: "I heard"; not heard: "you.")' in capsys.readouterr().err

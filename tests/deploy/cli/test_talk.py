@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 import wave
@@ -14,6 +13,7 @@ from shared.audio import to_wav
 from shared.errors import ClientError
 from tests.conftest import WITHIN_S, eventually
 from tests.deploy.cli.fake_edge import FRAMES, WORDS, World, serving
+from tests.deploy.cli.terminal import on_terminal
 
 PCM = bytes(range(256)) * 25
 """0.2 s of sound."""
@@ -207,29 +207,35 @@ async def test_without_a_sound_library_one_line_says_how_to_get_it(
     assert "pip install sounddevice" in shown.err
 
 
+async def test_an_answer_in_one_piece_is_shown_with_the_time_that_it_took(
+    question: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world, output = World(), tmp_path / "answer.wav"
+    async with serving(world) as url:
+        assert await talk(question, "--batch", "-o", str(output), "--url", url) == 0
+    shown = capsys.readouterr()
+    assert shown.out == f"{REPLY}\n"
+    assert [line.split("  ")[0] for line in shown.err.splitlines()[1:2]] == ["whole answer"]
+    assert "server 90 ms" in shown.err
+    assert (world.heard, world.batch) == ([PCM], {1})
+    assert output.stat().st_size == 44 + FRAMES * 4800
+
+
+async def test_a_server_without_a_jobs_worker_says_so(
+    question: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusal = ClientError("overloaded", "no jobs worker is running", retryable=True, retry_after_ms=1000.0)
+    async with serving(World(no_jobs=refusal)) as url:
+        assert await talk(question, "--batch", "--url", url) == 1
+    assert capsys.readouterr().err == "parley: no jobs worker is running (overloaded); try again in 1 s\n"
+
+
 async def test_on_a_terminal_the_words_stand_between_progress_and_waterfall(question: str) -> None:
     """On a real one, as a terminal emulator would read it."""
-    controller, terminal = os.openpty()
     async with serving(World()) as url:
-        words = ("-m", "deploy.cli", "talk", question, "--url", url)
-        talking = await asyncio.create_subprocess_exec(
-            sys.executable, *words, stdin=terminal, stdout=terminal, stderr=terminal
-        )
-        os.close(terminal)
-        shown = await asyncio.to_thread(_read_all, controller)
-        assert await talking.wait() == 0
-    progress, _, rest = shown.partition(REPLY)
+        async with on_terminal("talk", question, "--url", url) as terminal:
+            assert await terminal.ended() == 0
+    progress, _, rest = terminal.shown.partition(REPLY)
     assert "question.wav ━" in progress
     assert "0.2 / 0.2 s" in progress
     assert rest.startswith("\r\n\r\nfirst token  █")
-
-
-def _read_all(controller: int) -> str:
-    data = b""
-    with open(controller, "rb", buffering=0) as stream:
-        while True:
-            try:
-                piece = stream.read(4096)
-            except OSError:  # Linux: the last one on the other side has gone
-                return data.decode()
-            data += piece
