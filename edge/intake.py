@@ -1,102 +1,83 @@
-"""The client's audio on its way into the log: decoded, put in its place, bounded.
+"""The client's audio as it comes in: decoded, and put in its place.
 
 Counts the conversation's whole input in samples at 16 kHz, whatever rate the client sends at. Does no I/O and
-knows no turn; the session says when an utterance begins and ends.
+knows no turn; whoever takes slices says whether an utterance is open.
 
-A chunk that says where it lies (`offset_samples`) may overlap what is here already: the overlap is dropped.
+A slice that says where it lies (`offset_samples`) may overlap what is here already: the overlap is dropped.
 It may jump ahead between utterances, for a client may count its silence; a gap inside one is refused, because
 words would be missing from it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 
 from edge.configuration import Configuration
-from shared.audio import INPUT_RATE, InputDecoder
+from shared.audio import SAMPLE_BYTES, InputDecoder
 from shared.errors import ClientError
-from shared.wire import Chunk
-
-PIECE_BYTES = 64 << 10
-"""What one `chunk` entry holds at the most: two seconds."""
 
 ROUNDING_SAMPLES = 2
 """What a client that counts at another rate may be off by."""
 
 
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Input that was not here before: PCM16 mono at 16 kHz, and the place of its first sample."""
+
+    place: int
+    pcm: bytes
+
+
 class Intake:
     """All input of one conversation. `position` is where it stands: the place of the next sample."""
 
-    def __init__(self, max_utterance_s: float, position: int = 0) -> None:
+    def __init__(self, position: int = 0) -> None:
         self.position = position
-        self._max_samples = int(max_utterance_s * INPUT_RATE)
-        self._left = 0
-        self._decoder: InputDecoder | None = None
-        self._decoded = 0
+        self.start(Configuration())
 
     def start(self, configuration: Configuration) -> None:
-        """A new utterance begins, in the format that holds now."""
-        self._left = self._max_samples
-        self._continue(configuration)
-
-    def resume(self, configuration: Configuration, samples: int) -> None:
-        """An utterance of which `samples` stand in the log, the last of them before `position`, goes on."""
-        self._left = max(0, self._max_samples - samples)
-        self._continue(configuration)
-
-    @property
-    def full(self) -> bool:
-        """Whether the utterance has reached its longest."""
-        return self._left == 0
-
-    def take(self, data: bytes, offset: int | None, *, begins: bool) -> list[Chunk]:
-        """The entries for a slice of input. `begins`: it is the first of its utterance.
-
-        Raises `ClientError` `bad_audio` for a gap, and `AudioError` for bytes that are no audio.
-        """
-        decoder = self._decoder
-        assert decoder is not None, "no utterance was started"
-        start = self._place(offset, decoder.behind_samples, begins=begins)
-        pcm = decoder.feed(data)
-        if begins:
-            self.position = max(self.position, start)
-        self._decoded = start
-        return list(self._pieces(pcm))
-
-    def finish(self) -> list[Chunk]:
-        """The entries for what the decoder still holds at the end of the utterance."""
-        assert self._decoder is not None, "no utterance was started"
-        return list(self._pieces(self._decoder.flush()))
-
-    def _continue(self, configuration: Configuration) -> None:
-        self._decoder = InputDecoder(configuration.input_format.value, configuration.input_sample_rate)
+        """What comes now has nothing to do with what came before, and is in the format that holds now."""
+        self._configuration = configuration
+        self._decoder = self._new_decoder()
         self._decoded = self.position
 
-    def _place(self, offset: int | None, behind: int, *, begins: bool) -> int:
-        """Where the next sample out of the decoder lies; `behind` samples are in it, and come out first."""
-        if offset is None:
-            return self._decoded
-        if begins:
-            return offset
-        expected = self._decoded + behind
-        if abs(offset - expected) <= ROUNDING_SAMPLES:
-            return self._decoded
-        here = max(expected, self.position)
-        if offset > here:
-            raise ClientError(
-                "bad_audio", f"{offset - here} samples are missing before {offset}; go on at {here}"
-            )
-        return offset - behind
+    def take(self, data: bytes, offset: int | None, *, may_jump: bool) -> Slice:
+        """What a slice of input adds. `may_jump`: no utterance is open, so it may lie ahead of what is here.
 
-    def _pieces(self, pcm: bytes) -> Iterator[Chunk]:
-        known = max(0, self.position - self._decoded) * 2
-        self._decoded += len(pcm) // 2
-        new = pcm[known:]
-        taken = new[: self._left * 2]
-        self._left -= len(taken) // 2
-        for start in range(0, len(taken), PIECE_BYTES):
-            piece = taken[start : start + PIECE_BYTES]
-            yield Chunk(self.position, piece)
-            self.position += len(piece) // 2
-        # What lies beyond the longest utterance is passed over, but it was input: places go on counting.
-        self.position += (len(new) - len(taken)) // 2
+        Raises `ClientError` `bad_audio` for a gap where there must be none, and `AudioError` for bytes that
+        are no audio; neither changes anything.
+        """
+        decoder, start = self._decoder, self._decoded
+        expected = start + decoder.behind_samples
+        if offset is not None and abs(offset - expected) > ROUNDING_SAMPLES:
+            here = max(expected, self.position)
+            if offset <= here:
+                start = offset - decoder.behind_samples
+            elif may_jump:
+                decoder, start = self._new_decoder(), offset
+            else:
+                raise ClientError(
+                    "bad_audio", f"{offset - here} samples are missing before {offset}; go on at {here}"
+                )
+        pcm = decoder.feed(data)
+        if decoder is not self._decoder:
+            self._decoder, self.position = decoder, start
+        self._decoded = start
+        return self._new(pcm)
+
+    def finish(self) -> Slice:
+        """What the decoder still holds at the end of an utterance.
+
+        Raises `AudioError` when all there was of a WAV file is a part of its header.
+        """
+        return self._new(self._decoder.flush())
+
+    def _new_decoder(self) -> InputDecoder:
+        return InputDecoder(self._configuration.input_format.value, self._configuration.input_sample_rate)
+
+    def _new(self, pcm: bytes) -> Slice:
+        known = max(0, self.position - self._decoded)
+        self._decoded += len(pcm) // SAMPLE_BYTES
+        slice_ = Slice(self.position, pcm[known * SAMPLE_BYTES :])
+        self.position = max(self.position, self._decoded)
+        return slice_

@@ -15,11 +15,14 @@ import uvloop
 
 from edge.app import App
 from edge.auth import check_listening
+from edge.detection import Detector
+from edge.detection.silero import Silero
 from edge.keeper import Keeper
 from edge.room import Room
 from edge.services import Services
 from edge.sessions import Sessions
 from shared import heap, logs
+from shared.batch import Batch
 from shared.errors import ParleyError, SettingsError
 from shared.keys import conversation_ttl_s
 from shared.reader import Reader
@@ -102,10 +105,14 @@ def make_server(services: Services, sessions: Sessions) -> Server:
     return Server(config)
 
 
-def make_services(settings: Settings, store: Store) -> Services:
-    """The process-wide parts of an edge; the application runs them."""
-    ttl_s = conversation_ttl_s(settings.resume_window_s)
-    return Services(settings, store, Reader(store), Room(store), Keeper(store, resume_ttl_s=ttl_s))
+def make_services(settings: Settings, store: Store, detector: Detector | None = None) -> Services:
+    """The process-wide parts of an edge; the application runs them.
+
+    The detector of voices is Silero VAD unless another is given. Raises `EngineError` if it cannot be loaded.
+    """
+    keeper = Keeper(store, resume_ttl_s=conversation_ttl_s(settings.resume_window_s))
+    detector = detector or Silero()
+    return Services(settings, store, Reader(store), Room(store), keeper, detector, Batch(store.url))
 
 
 async def _serve(settings: Settings) -> int:

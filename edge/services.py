@@ -6,8 +6,10 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
+from edge.detection import Detector
 from edge.keeper import Keeper
 from edge.room import Room
+from shared.batch import Batch
 from shared.reader import Reader
 from shared.settings import Settings
 from shared.store import Store
@@ -24,11 +26,13 @@ class Services:
     reader: Reader
     room: Room
     keeper: Keeper
+    detector: Detector
+    batch: Batch
     broken: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when one of the loops has ended: no session can be served any more."""
 
     async def run(self) -> None:
-        """Run every loop, for ever."""
+        """Run every loop, for ever; at the end, close what is held open."""
         try:
             async with asyncio.TaskGroup() as loops:
                 loops.create_task(self.reader.run(), name="reader")
@@ -37,3 +41,6 @@ class Services:
         except Exception:
             log.exception("a loop of this edge broke")
             self.broken.set()
+        finally:
+            self.detector.close()
+            self.batch.close()

@@ -249,6 +249,7 @@ class Session:
             voice = self._services.room.voice(opening.voice, opening.language)
             notes.chunk_id, notes.voice = opening.chunk_id, voice.name if voice else opening.voice
             notes.output_format = dialogue.configuration.output_format
+            notes.batch = opening.batch
         for entry in found.limits:
             dialogue.retention.note(entry.address.turn, entry.payload)
         for turn, _ in found.living:

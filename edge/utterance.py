@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from edge.dialogue import Dialogue
 from edge.director import LATE, Director
 from edge.keeper import Keeping
 from edge.room import overloaded
 from edge.services import Services
+from shared.audio import SAMPLE_BYTES
 from shared.errors import LogError, StoreError, StoreFull, TurnBusy, TurnTaken
 from shared.keys import MAX_TURN_BYTES, log_key, session_key
 from shared.log import LogWriter
-from shared.wire import Chunk, Closed, Log, Payload
+from shared.wire import Chunk, Closed, Log, Pause, Payload
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An open utterance in the log: `samples` of it stand there, and last, if it is `paused`, a pause."""
+
+    samples: int
+    paused: bool
 
 
 class Utterance:
@@ -36,17 +46,16 @@ class Utterance:
         """The newest turn's utterance begins; nothing of it is written yet."""
         self._writer = self._new_writer()
 
-    async def resume(self) -> int:
-        """Go on with the newest turn's utterance as it stands in the log: how many samples there are of it.
-
-        Raises `LogError` and `StoreError`.
-        """
+    async def resume(self) -> Found:
+        """Go on with the newest turn's utterance where the log has it. Raises `LogError` and `StoreError`."""
         self._writer = self._new_writer()
         await self._writer.take("resume")
         written = [entry.payload for entry in self._writer.entries]
         for payload in written:
             self._dialogue.retention.note(self._writer.turn, payload)
-        return sum(len(payload.pcm) // 2 for payload in written if isinstance(payload, Chunk))
+        audio = [payload for payload in written if isinstance(payload, Chunk | Pause)]
+        samples = sum(len(chunk.pcm) // SAMPLE_BYTES for chunk in audio if isinstance(chunk, Chunk))
+        return Found(samples, paused=bool(audio) and isinstance(audio[-1], Pause))
 
     async def append(self, payloads: Sequence[Payload]) -> bool:
         """Write what comes next; false if the turn has ended by that, of which the client is told.

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from workers.tts.engines.scripted import expected
+from shared.audio import OUTPUT_RATE
+from workers.tts.engines.scripted import Place, expected, hash_of, whose
 
 Message = Mapping[str, Any]
 
@@ -91,6 +92,22 @@ def spoken(conversation: str, turn: Heard, ms_per_char: float = MS_PER_CHAR) -> 
         expected(conversation, turn.turn, number, chunk["text"], ms_per_char)
         for number, chunk in enumerate(turn.chunks)
     )
+
+
+def check_gapless(conversation: str, turn: Heard) -> None:
+    """Each frame of the turn goes on where the one before it ended, in each chunk from its start to its end.
+
+    For a text that is not spoken as it is written: then nobody here knows the samples beforehand.
+    """
+    places: defaultdict[int, int] = defaultdict(int)
+    for frame in turn.frames:
+        chunk, pcm = int(frame["chunk_index"]), frame["audio_data"]
+        assert whose(pcm) == Place(hash_of(conversation), turn.turn, chunk, places[chunk]), frame[
+            "frame_index"
+        ]
+        places[chunk] += len(pcm) // 2
+    assert turn.ending is not None
+    assert len(turn.speech) / 2 / OUTPUT_RATE * 1000 == turn.ending["audio_duration_ms"]
 
 
 def _misplaced(message: Message, place: int) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any
 
 from edge.endpointing import ServerVad, Silence
 from edge.protocols.encoding import Encoding, encode, parse
@@ -30,6 +30,7 @@ from edge.protocols.fields import (
     text,
     unfit,
 )
+from edge.protocols.turn_detection import TurnDetection, silence_ms, turn_detection
 from shared.errors import ClientError
 from shared.wire import Address
 
@@ -83,13 +84,6 @@ class Pacing(StrEnum):
 
     REALTIME = "realtime"
     NONE = "none"
-
-
-class TurnDetection(StrEnum):
-    """Who finds the ends of utterances: the client, or the server by voice activity."""
-
-    NONE = "none"
-    SERVER_VAD = "server_vad"
 
 
 class Mode(StrEnum):
@@ -235,32 +229,6 @@ def decode(data: str | bytes, encoding: Encoding, max_bytes: int) -> ClientMessa
     return shape.make(**values)
 
 
-def _turn_detection(value: object) -> ServerVad | TurnDetection:
-    """A map with `type` and the settings of voice activity detection, or the type alone.
-
-    What a map leaves out is at its default, whatever was set before.
-    """
-    given = value if isinstance(value, dict) else {"type": value}
-    if _TURN_DETECTION(given.get("type")) is TurnDetection.NONE:
-        return TurnDetection.NONE
-    values: dict[str, Any] = {}
-    for name, check in _SERVER_VAD.items():
-        if given.get(name) is not None:
-            try:
-                values[name] = check(given[name])
-            except ClientError as error:
-                raise ClientError(error.code, f"{name}: {error.message}") from None
-    return ServerVad(**values)
-
-
-def _silence_ms(value: object) -> float | Silence:
-    if value == Silence.AUTO:
-        return Silence.AUTO
-    if isinstance(value, str):
-        raise unfit("'auto' or a number of milliseconds", value)
-    return cast(float, _SILENCE_MS(value))
-
-
 def _after(value: object) -> dict[str, Address | None]:
     if not isinstance(value, dict):
         raise unfit("a map with 'text' and 'speech'", value)
@@ -290,17 +258,6 @@ def _make_resume(
     return Resume(conversation_id, resume_token, after.get("text"), after.get("speech"))
 
 
-_TURN_DETECTION = choice(TurnDetection)
-_SILENCE_MS = number(100.0, 10_000.0)
-_SERVER_VAD: dict[str, Check] = {
-    "threshold": number(0.0, 1.0, above=True),
-    "prefix_padding_ms": number(0.0, 2000.0),
-    "silence_ms": _silence_ms,
-    "pause_ms": number(50.0, 10_000.0),
-    "min_speech_ms": number(0.0, 2000.0),
-}
-
-
 @dataclass(frozen=True, slots=True)
 class _Shape:
     make: Callable[..., ClientMessage]
@@ -322,8 +279,8 @@ def _shapes(audio: Check) -> dict[str, _Shape]:
         "input_format": choice(InputFormat),
         "input_sample_rate": integer(8000, 192_000),
         "output_format": choice(OutputFormat),
-        "turn_detection": _turn_detection,
-        "silence_ms": _silence_ms,
+        "turn_detection": turn_detection,
+        "silence_ms": silence_ms,
         "interrupt": flag,
         "echo_cancelled": flag,
         "pacing": choice(Pacing),

@@ -49,7 +49,7 @@ async def test_ready_needs_redis_and_a_worker_of_each_role(redis_url: str) -> No
             "missing": None,
             "engines": {"llm": "test", "tts": "espeak"},
             "voices": 1,
-            "workers": {"llm": ["host.llm.1"], "tts": ["host.tts.1"]},
+            "workers": {"llm": ["host.llm.1"], "tts": ["host.tts.1"], "jobs": []},
         }
         await world.store.call("CLIENT", "PAUSE", 3000, "ALL")
         await eventually(partial(status_is, world, 503), "redis is missed")
@@ -69,7 +69,7 @@ async def test_the_greeting_says_what_a_client_can_count_on(world: World) -> Non
     assert (config["sample_rate"], config["output_sample_rate"], config["frame_ms"]) == (16_000, 24_000, 100)
     assert config["engines"] == {"llm": "test", "tts": "test"}
     assert config["voices"] == ["anna", "bruno"]
-    assert config["turn_detection"] == ["none"]
+    assert config["turn_detection"] == ["none", "server_vad"]
     assert config["limits"]["max_utterance_s"] == 60.0
     assert config["version"]
 

@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from edge.configuration import Configuration
-from edge.protocols.native import AudioChunk, Configure, InputFormat, Pacing
+from edge.endpointing import ServerVad, Silence
+from edge.protocols.native import AudioChunk, Configure, InputFormat, Pacing, TurnDetection
+from shared.errors import ClientError
 from shared.wire import Open
 
 
@@ -51,6 +55,56 @@ def test_a_configuration_survives_json() -> None:
     raw = json.loads(json.dumps(configuration.dump()))
     assert raw["pacing"] == "none"
     assert Configuration.load(raw) == configuration
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        Configuration(turn_detection=ServerVad(threshold=0.6, prefix_padding_ms=100.0, min_speech_ms=0.0)),
+        Configuration(turn_detection=ServerVad(silence_ms=Silence.AUTO), silence_ms=Silence.AUTO),
+        Configuration(silence_ms=Silence.AUTO, echo_cancelled=False),
+    ],
+)
+def test_how_ends_of_utterances_are_found_survives_json(configuration: Configuration) -> None:
+    raw = json.loads(json.dumps(configuration.dump()))
+    assert Configuration.load(raw) == configuration
+    assert Configuration.load(raw).vad == configuration.vad
+
+
+def test_the_silence_that_was_named_last_holds_wherever_it_was_named() -> None:
+    configuration = Configuration().changed(Configure(silence_ms=800.0))
+    assert configuration.vad is None
+    by_name = configuration.changed(Configure(turn_detection=ServerVad(silence_ms=600.0)))
+    assert by_name.vad == ServerVad(silence_ms=600.0)
+    assert by_name.changed(Configure(silence_ms=700.0)).vad == ServerVad(silence_ms=700.0)
+    both = Configure(turn_detection=ServerVad(silence_ms=600.0), silence_ms=Silence.AUTO)
+    assert configuration.changed(both).vad == ServerVad(silence_ms=Silence.AUTO)
+
+
+def test_the_client_may_say_again_where_utterances_end() -> None:
+    listening = Configuration(turn_detection=ServerVad())
+    assert listening.changed(Configure(speed=1.5)).vad == ServerVad()
+    assert listening.changed(Configure(turn_detection=TurnDetection.NONE)).vad is None
+    assert listening.dump()["turn_detection"] != Configuration().dump()["turn_detection"] == "none"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Configure(turn_detection=ServerVad(pause_ms=501.0)),
+        Configure(turn_detection=ServerVad(silence_ms=Silence.AUTO, pause_ms=501.0)),
+        Configure(turn_detection=ServerVad(), silence_ms=199.0),
+    ],
+)
+def test_a_pause_that_is_longer_than_the_silence_is_refused(asked: Configure) -> None:
+    with pytest.raises(ClientError, match=r"^configure.turn_detection: pause_ms is ") as refused:
+        Configuration().changed(asked)
+    assert refused.value.code == "bad_message"
+
+
+def test_a_pause_as_long_as_the_silence_is_none_but_allowed() -> None:
+    vad = ServerVad(silence_ms=300.0, pause_ms=300.0)
+    assert Configuration().changed(Configure(turn_detection=vad)).vad == vad
 
 
 def test_a_setting_of_another_version_is_passed_over() -> None:

@@ -159,7 +159,7 @@ async def test_configured_says_the_whole_effective_set(world: World) -> None:
         assert (configured["speed"], configured["voice"]) == (1.25, "bruno")
 
 
-@pytest.mark.parametrize("wrong", [{"voice": "carla"}, {"language": "tlh"}, {"turn_detection": "server_vad"}])
+@pytest.mark.parametrize("wrong", [{"voice": "carla"}, {"language": "tlh"}])
 async def test_what_the_server_cannot_do_is_refused_and_changes_nothing(
     world: World, wrong: dict[str, str]
 ) -> None:

@@ -10,13 +10,15 @@ from functools import partial
 from typing import Any, Self
 
 import msgpack
+import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 
+from edge.detection import WINDOW_SAMPLES, Detector, Heard
 from edge.server import Server, listen, make_server, make_services
 from edge.services import Services
 from edge.sessions import Sessions
 from shared.audio import FRAME_SAMPLES
-from shared.keys import WORKERS, Role, index_key, log_key, work_key, worker_key
+from shared.keys import WORKERS, Role, Trade, index_key, log_key, work_key, worker_key
 from shared.log import LogWriter, close_turn, read_log, tail
 from shared.settings import Settings
 from shared.store import Store
@@ -39,6 +41,9 @@ from tests.conftest import eventually
 FRAME = bytes(FRAME_SAMPLES * 2)
 SECOND = bytes(32_000)
 """A second of silent input, PCM16 at 16 kHz."""
+
+LOUD = 1000
+"""Above this a sample is loud, for the detector of these tests."""
 
 Message = dict[str, Any]
 
@@ -104,6 +109,39 @@ class Client:
         await self.until("configured")
 
 
+class LoudIsVoice:
+    """A detector for tests: a window with a loud sample in it is a voice, everything else is none."""
+
+    name = "loud"
+
+    def ear(self) -> LoudEar:
+        """For one more conversation."""
+        return LoudEar()
+
+    def close(self) -> None:
+        """Nothing is left to be done."""
+
+
+class LoudEar:
+    """The ear of `LoudIsVoice`."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    async def hear(self, pcm: bytes) -> list[Heard]:
+        """Judge each window that is full."""
+        pcm = self._rest + pcm
+        whole = len(pcm) - len(pcm) % (2 * WINDOW_SAMPLES)
+        self._rest = pcm[whole:]
+        windows = np.frombuffer(pcm[:whole], "<i2").reshape(-1, WINDOW_SAMPLES)
+        await asyncio.sleep(0)  # As with any other detector, something may happen meanwhile.
+        return [Heard(1.0 if peak > LOUD else 0.0) for peak in np.abs(windows.astype(int)).max(axis=1)]
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._rest = b""
+
+
 class Answer:
     """One turn in the hands of both workers."""
 
@@ -166,18 +204,18 @@ class World:
             yield Client(socket, encoding)
 
     async def announce(
-        self, role: Role, *voices: tuple[str, str], name: str = "", engine: str = "test"
+        self, role: Trade, *voices: tuple[str, str], name: str = "", engine: str = "test"
     ) -> None:
         """A worker of the role lives from now on, as far as anybody can see."""
-        name = name or f"test.{role.value}"
+        name = name or f"test.{role}"
         said = Announcement(name, role, engine, f"{engine}: the test asks for it", 64, tuple(voices))
         await self.store.call("SET", worker_key(name), said.dump(0), "PX", 600_000)
         await self.store.call("SADD", WORKERS, name)
         await self.services.room.look()
 
-    async def withdraw(self, role: Role) -> None:
+    async def withdraw(self, role: Trade) -> None:
         """The worker dies."""
-        await self.store.call("DEL", worker_key(f"test.{role.value}"))
+        await self.store.call("DEL", worker_key(f"test.{role}"))
         await self.services.room.look()
 
     async def offered(self, conversation: str, turn: int, role: Role = Role.REPLY) -> bool:
@@ -242,13 +280,18 @@ class World:
 
 @asynccontextmanager
 async def running(
-    redis_url: str, settings: Settings | None = None, *, workers: bool = True
+    redis_url: str,
+    settings: Settings | None = None,
+    *,
+    workers: bool = True,
+    detector: Detector | None = None,
 ) -> AsyncIterator[World]:
-    """An edge that runs, and by default a worker of each role that is announced."""
+    """An edge that runs, and by default a worker of each role that is announced, and a detector of tests."""
     settings = settings or Settings()
     store = Store(redis_url)
     await store.load()
-    services, sessions = make_services(settings, store), Sessions(settings.max_conversations)
+    services = make_services(settings, store, detector or LoudIsVoice())
+    sessions = Sessions(settings.max_conversations)
     server = make_server(services, sessions)
     listening = listen("127.0.0.1", 0)
     serving = asyncio.create_task(server.serve(sockets=[listening]))

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from edge.endpointing import ServerVad, Silence
 from edge.protocols.fields import SHOWN
 from edge.protocols.native import (
     MAX_ID,
@@ -137,7 +138,7 @@ def test_an_audio_chunk_brings_its_bytes_in_either_encoding() -> None:
             offset_samples=320,
         )
     ) == AudioChunk(
-        PCM, "a-1", True, Mode.CHUNKED_STREAMING, "p", "v", 0.5, end_of_utterance=False, offset_samples=320
+        PCM, "a-1", True, Mode.STREAMING, "p", "v", 0.5, end_of_utterance=False, offset_samples=320
     )
 
 
@@ -258,11 +259,54 @@ def test_a_type_that_nobody_knows_is_an_unknown_type(kind: str) -> None:
     assert len(caught.value.message) < 80
 
 
-@pytest.mark.parametrize("wanted", ["server_vad", {"type": "server_vad"}, {"type": "server_vad", "a": 1}])
-def test_turn_detection_by_the_server_is_unsupported(wanted: object) -> None:
-    error = refused(type="configure", turn_detection=wanted)
-    assert error.code == "unsupported"
-    assert error.message.startswith("configure.turn_detection: ")
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "server_vad",
+        {"type": "server_vad"},
+        {"type": "server_vad", "mood": 1},
+        {"type": "server_vad", "threshold": None},
+    ],
+)
+def test_voice_activity_may_be_asked_for_by_its_name_alone(wanted: object) -> None:
+    expected = Configure(turn_detection=ServerVad())
+    assert from_json(type="configure", turn_detection=wanted) == expected
+    assert from_msgpack(type="configure", turn_detection=wanted) == expected
+
+
+def test_voice_activity_has_the_settings_that_are_named_and_defaults_for_the_rest() -> None:
+    wanted = {"type": "server_vad", "threshold": 0.7, "prefix_padding_ms": 0, "silence_ms": "auto"}
+    expected = ServerVad(threshold=0.7, prefix_padding_ms=0.0, silence_ms=Silence.AUTO)
+    assert from_json(type="configure", turn_detection=wanted) == Configure(turn_detection=expected)
+    assert from_json(type="configure", silence_ms="auto") == Configure(silence_ms=Silence.AUTO)
+
+
+VAD_NUMBERS = [
+    ("threshold", 0.001, 1, 0, 1.001),
+    ("prefix_padding_ms", 0, 2000, -0.1, 2000.1),
+    ("silence_ms", 100, 10_000, 99.9, 10_000.1),
+    ("pause_ms", 50, 10_000, 49.9, 10_000.1),
+    ("min_speech_ms", 0, 2000, -0.1, 2000.1),
+]
+
+
+@pytest.mark.parametrize(("name", "least", "most", "below", "above"), VAD_NUMBERS)
+def test_settings_of_voice_activity_are_taken_up_to_their_bounds_and_not_beyond(
+    name: str, least: float, most: float, below: float, above: float
+) -> None:
+    for value in (least, most):
+        decoded = from_json(type="configure", turn_detection={"type": "server_vad", name: value})
+        assert isinstance(decoded, Configure) and isinstance(decoded.turn_detection, ServerVad)
+        assert getattr(decoded.turn_detection, name) == value
+    outside: list[object] = [below, above, True, "1", "", [], 2**60]
+    for wrong in outside:
+        error = refused(type="configure", turn_detection={"type": "server_vad", name: wrong})
+        assert error.code == "bad_message"
+        assert error.message.startswith(f"configure.turn_detection: {name}: expected ")
+
+
+def test_the_settings_of_voice_activity_are_all_bounded() -> None:
+    assert {row[0] for row in VAD_NUMBERS} == {field.name for field in fields(ServerVad)}
 
 
 def test_no_turn_detection_may_be_asked_for_in_either_form() -> None:
@@ -276,12 +320,25 @@ def test_a_turn_detection_that_the_protocol_does_not_have_is_a_bad_message(wante
     assert refused(type="configure", turn_detection=wanted).code == "bad_message"
 
 
-def test_an_answer_in_one_piece_is_unsupported() -> None:
-    for asked in ({"mode": "conversation"}, {"streaming": False}):
-        with pytest.raises(ClientError, match="not built yet") as caught:
-            from_json(**audio(**asked))
-        assert caught.value.code == "unsupported"
-    assert from_json(**audio(mode="chunked_streaming", streaming=True)) == AudioChunk(PCM)
+@pytest.mark.parametrize(
+    ("asked", "batch"),
+    [
+        ({}, False),
+        ({"mode": "chunked_streaming"}, False),
+        ({"mode": "streaming", "streaming": True}, False),
+        ({"mode": "conversation"}, True),
+        ({"streaming": False}, True),
+        ({"mode": "conversation", "streaming": True}, True),
+    ],
+)
+def test_an_answer_in_one_piece_is_asked_for_by_either_of_two_fields(
+    asked: dict[str, object], batch: bool
+) -> None:
+    decoded = from_json(**audio(**asked))
+    assert isinstance(decoded, AudioChunk) and decoded.batch is batch
+
+
+def test_a_mode_that_the_protocol_does_not_have_is_a_bad_message() -> None:
     with pytest.raises(ClientError, match="expected 'chunked_streaming' or 'streaming' or 'conversation'"):
         from_json(**audio(mode="batch"))
 
