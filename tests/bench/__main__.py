@@ -8,9 +8,17 @@ import json
 import sys
 from pathlib import Path
 
-from tests.bench import first_audio, hops, takeover
+from tests.bench import batch, ears, first_audio, hops, takeover, thinking_ahead, turn_taking
 
-BENCHES = {"first-audio": first_audio.run, "hops": hops.run, "takeover": takeover.run}
+BENCHES = {
+    "first-audio": first_audio.run,
+    "hops": hops.run,
+    "takeover": takeover.run,
+    "turn-taking": turn_taking.run,
+    "thinking-ahead": thinking_ahead.run,
+    "batch": batch.run,
+    "ears": ears.run,
+}
 
 
 def main() -> int:

@@ -10,9 +10,10 @@ Summary = dict[str, float]
 
 def summary(values: Sequence[float]) -> Summary:
     """Median, p99, least and most of the values, in their unit."""
+    several = values if len(values) > 1 else [*values, *values]
     return {
         "p50": median(values),
-        "p99": quantiles(values, n=100, method="inclusive")[98],
+        "p99": quantiles(several, n=100, method="inclusive")[98],
         "min": min(values),
         "max": max(values),
     }
