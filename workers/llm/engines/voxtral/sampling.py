@@ -51,10 +51,9 @@ def choose(
 ) -> torch.Tensor:
     """A token for each row, (B, V) float32 and three times (B,) float32 to (B,) int64.
 
-    The likeliest at temperature 0; else the fewest likeliest tokens that together hold `top_p` are laid side
-    by side, likeliest first and equal ones by id, and the draw points at one of them. UNSETTLED where the
-    first `candidates` do not hold that much; BROKEN where the numbers are not finite. No row depends on
-    another.
+    The likeliest at temperature 0; else the fewest likeliest tokens that together hold `top_p`, of equal ones
+    the lower ids, are laid side by side by id, and the draw points at one of them. UNSETTLED where the first
+    `candidates` do not hold that much; BROKEN where the numbers are not finite. No row depends on another.
     """
     # Numbers go in by `masked_fill`, which takes them as they are: `where` would wait for their copy.
     greedy = likeliest(logits)
@@ -63,15 +62,18 @@ def choose(
     count = min(candidates, logits.shape[-1])
     top, ids = scaled.topk(count, dim=-1)
     ids, by_id = ids.sort(dim=-1)
-    top, by_size = top.gather(-1, by_id).sort(dim=-1, descending=True, stable=True)
-    ids = ids.gather(-1, by_size)
-    shares = torch.exp(top - scaled.logsumexp(dim=-1, keepdim=True))
-    upto = shares.cumsum(dim=-1)
-    kept = (upto - shares) < top_ps.unsqueeze(-1)
-    kept[:, 0] = True
-    last = kept.sum(dim=-1, keepdim=True) - 1
-    target = draws.unsqueeze(-1) * upto.gather(-1, last)
-    place = (upto <= target).sum(dim=-1, keepdim=True).minimum(last)
+    shares = torch.exp(top.gather(-1, by_id) - scaled.logsumexp(dim=-1, keepdim=True))
+    largest, by_size = shares.sort(dim=-1, descending=True, stable=True)
+    upto = largest.cumsum(dim=-1)
+    dropped = (upto - largest) >= top_ps.unsqueeze(-1)
+    dropped[:, 0] = False
+    # By id, not by size: a batch of another shape gives numbers that differ in their last digits, by which
+    # tokens of nearly the same size would change places, and the draw point at another one.
+    line = shares.masked_fill(dropped.scatter(-1, by_size, dropped), 0).cumsum(dim=-1)
+    target = draws.unsqueeze(-1) * line[:, -1:]
+    place = (line <= target).sum(dim=-1, keepdim=True)
+    # Rounding may put the target at the very end: the last that is kept is where the line stops growing.
+    place = place.minimum((line < line[:, -1:]).sum(dim=-1, keepdim=True))
     chosen = ids.gather(-1, place).squeeze(-1)
     if count < logits.shape[-1]:
         chosen = chosen.masked_fill(upto[:, -1] < top_ps, UNSETTLED)

@@ -82,6 +82,22 @@ def test_a_row_is_drawn_alike_in_every_company(temperature: float) -> None:
     assert together == alone
 
 
+@pytest.mark.parametrize("number", [0.0, 1.0])
+def test_the_ends_of_the_line_are_tokens_that_are_kept(number: float) -> None:
+    shares = torch.tensor([[0.05, 0.6, 0.05, 0.25, 0.05]])
+    assert chosen(shares.log(), 1.0, 0.7, number) == [1 if number == 0 else 3]
+
+
+def test_the_last_digits_of_the_numbers_hardly_ever_choose_another_token() -> None:
+    torch.manual_seed(2)
+    logits = torch.randn(2000, 400).round(decimals=1)  # many are nearly alike
+    ones, draws = torch.ones(2000), torch.rand(2000)
+    clean, noisy = (
+        choose(logits + torch.randn(2000, 400) * noise, ones, ones, draws, 400) for noise in (1e-5, 1e-5)
+    )
+    assert (clean != noisy).sum() <= 4
+
+
 def test_a_few_candidates_say_the_same_as_all_or_that_they_are_too_few() -> None:
     torch.manual_seed(1)
     logits = torch.randn(200, 500) * torch.linspace(1, 6, 200).unsqueeze(-1)
