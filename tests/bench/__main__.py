@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from tests.bench import batch, ears, first_audio, hops, takeover, thinking_ahead, turn_taking
+from tests.bench import batch, detection, ears, first_audio, hops, takeover, thinking_ahead, turn_taking
 
 BENCHES = {
     "first-audio": first_audio.run,
@@ -18,6 +18,7 @@ BENCHES = {
     "thinking-ahead": thinking_ahead.run,
     "batch": batch.run,
     "ears": ears.run,
+    "detection": detection.run,
 }
 
 
