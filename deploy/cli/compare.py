@@ -10,6 +10,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from deploy.cli.access import Access
 from deploy.cli.client import ConversationLost, ParleyClient
 from deploy.cli.exchange import refused
 from deploy.cli.link import CannotConnect, Message
-from deploy.cli.recording import Recording, Unusable
+from deploy.cli.recording import AtOnce, Recording, Unusable
 from deploy.cli.screen import Screen
 from shared.errors import ParleyError
 from shared.settings import Settings
@@ -31,7 +32,7 @@ FAILED = 1
 BAD_USAGE = 2
 NO_SERVER = 3
 EXIT_CODES = """\
-Times are from the end of sending, in ms, as this program sees them. One question in each way goes before
+Times are from the end of the question, in ms, as this program sees them. One question in each way goes before
 and is not counted. An answer in one piece has no word before it has all of its speech.
 
 exit codes:
@@ -46,8 +47,9 @@ MANY = 20
 
 WITHIN_S = 300.0
 
-SLICE_BYTES = 1 << 20
-"""How much is sent in one message; servers take no less than four times that."""
+SLICE_MS = 20.0
+AT_ONCE_SLICE_MS = 30_000.0
+"""About 1 MB in a message; servers take no less than four times that."""
 
 
 class Unanswered(ParleyError):
@@ -56,7 +58,7 @@ class Unanswered(ParleyError):
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """One answer, in ms from the end of sending the question."""
+    """One answer, in ms from the end of the question."""
 
     first_token: float
     first_word: float
@@ -84,7 +86,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXIT_CODES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("file", type=Path, help="a WAV file with the question")
-    parser.add_argument("--times", type=_times, default=5, metavar="N", help="how often in each way (5)")
+    parser.add_argument("--times", type=_times, default=3, metavar="N", help="how often in each way (3)")
+    parser.add_argument(
+        "--at-once",
+        action="store_true",
+        help="hand the question over as a whole; else it is sent as it is spoken, in real time",
+    )
     parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
     access.add_arguments(parser)
 
@@ -93,9 +100,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Ask and print; returns the exit code."""
     screen = Screen()
     try:
-        question = Recording.read(arguments.file)
+        question = (AtOnce if arguments.at_once else Recording).read(arguments.file)
         reached = Access.of(arguments, Settings.from_env(os.environ))
-        result = asyncio.run(_compare(reached, question.pcm, arguments.times, screen))
+        result = asyncio.run(_compare(reached, question, arguments.times, screen))
     except Unusable as error:
         screen.note(f"parley: {error}")
         return BAD_USAGE
@@ -187,7 +194,7 @@ def _improvement(batch: Sequence[float], streaming: Sequence[float]) -> float:
 # ---- asking
 
 
-async def _compare(reached: Access, question: bytes, times: int, screen: Screen) -> Result:
+async def _compare(reached: Access, question: Recording, times: int, screen: Screen) -> Result:
     """Raises `Unanswered`, `CannotConnect` and `ConversationLost`."""
     found: dict[bool, list[Times]] = {True: [], False: []}
     engines: Mapping[str, str | None] = {}
@@ -214,13 +221,15 @@ class _Asked:
         """Take note of what comes, in the moment in which it does."""
         self._came.setdefault(message["type"], at)
 
-    async def answer(self, client: ParleyClient, question: bytes) -> Times:
+    async def answer(self, client: ParleyClient, question: Recording) -> Times:
         """Ask, and wait for the end. Raises `Unanswered`."""
         await client.configure(input_format="pcm16", output_format="pcm16", pacing="none")
         _raise_if_refused(await client.until("configured", "error"))
-        for start in range(0, len(question), SLICE_BYTES):
-            data = question[start : start + SLICE_BYTES]
-            await client.send_audio(data, ends=start + SLICE_BYTES >= len(question), **self._fields)
+        slice_ms = AT_ONCE_SLICE_MS if isinstance(question, AtOnce) else SLICE_MS
+        async with aclosing(question.slices(slice_ms)) as slices:
+            async for data in slices:
+                await client.send_audio(data, ends=False, **self._fields)
+        await client.end_utterance()
         sent_at = time.monotonic()
         ending = await client.until(
             "chunked_streaming_complete", "audio_response", "audio_interrupted", "error"

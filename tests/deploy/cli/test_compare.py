@@ -61,8 +61,9 @@ def test_what_took_no_time_cannot_be_improved() -> None:
 # ---- asking
 
 
+@pytest.mark.parametrize("how", [[], ["--at-once"]])
 async def test_a_question_is_asked_in_both_ways_by_turns_each_time_in_a_conversation_of_its_own(
-    question: str, capsys: pytest.CaptureFixture[str]
+    how: list[str], question: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     worlds: list[World] = []
 
@@ -71,7 +72,7 @@ async def test_a_question_is_asked_in_both_ways_by_turns_each_time_in_a_conversa
         return worlds[-1]
 
     async with serving(anew) as url:
-        assert await compare(question, "--times", "2", "--url", url) == 0
+        assert await compare(question, "--times", "2", "--url", url, *how) == 0
     assert [world.heard for world in worlds] == [[PCM]] * 6
     assert [bool(world.batch) for world in worlds] == [True, False] * 3
     assert all(world.settings[0]["pacing"] == "none" for world in worlds)
