@@ -77,7 +77,7 @@ def test_the_whole_pipeline_is_measured_alone_among_many_and_in_a_burst(
     (run,) = document["runs"]
     assert (status, run["errors"], run["left_out"]) == (0, {}, [])
     rows = {row["what"]: row["ours"] for row in run["rows"]}
-    for what in ("one conversation", "2 conversations", "2 at the same moment"):
+    for what in ("one conversation", "one found by voice", "2 conversations", "2 at the same moment"):
         assert 0 < rows[f"first token, {what}"] < rows[f"first audio, {what}"], what
 
 

@@ -47,14 +47,15 @@ async def _turns(count: int, *, ahead: bool) -> tuple[list[float], list[float], 
     async with running(**env) as (_, url):
         async with microphone(url, silence_ms=SILENCE_MS, pacing="none") as mic, live(mic):
             for turn in range(1, count + 1):
-                at_edge, at_client, audio = await _turn(mic, turn)
+                at_edge, at_client, audio = await ask(mic, turn)
                 edge_ms.append(at_edge)
                 client_ms.append(at_client)
                 audio_ms.append(audio)
     return edge_ms, client_ms, audio_ms
 
 
-async def _turn(mic: Microphone, turn: int) -> tuple[float, float, float]:
+async def ask(mic: Microphone, turn: int) -> tuple[float, float, float]:
+    """Say a second of words; first token at the edge and at the client, first audio at the edge, in ms."""
     mic.put(recording()[WORDS_MS[0] * BYTES_A_MS : WORDS_MS[1] * BYTES_A_MS])
     stopped = await mic.first("speech_stopped", turn=turn)
     token = await mic.first("token_chunk", turn=turn)

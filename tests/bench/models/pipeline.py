@@ -25,11 +25,16 @@ from tests.bench.models.cast import Cast, cast
 from tests.bench.models.figures import short, spread
 from tests.bench.models.models import speech
 from tests.bench.models.plan import Plan
+from tests.bench.thinking_ahead import SILENCE_MS, ask
+from tests.microphone import live, microphone
 from tests.story import ENDINGS
 from workers.llm.engines.voxtral.pieces import SAMPLE_RATE
 
 PIECE_S = 0.1
 """Of the utterance, in one message."""
+
+FOUND_S = 2.0
+"""What a turn takes that is found by voice, beside its answer: words, silence, and the first turn's share."""
 
 PATIENCE_S = 60.0
 """For an answer."""
@@ -93,6 +98,9 @@ async def _measure_all(bench: Bench, url: str, figures: Figures) -> None:
     turns = max(1, min(plan.turns, int(bench.budget.left_s / 2 / _turn_s(plan))))
     if bench.time_for(f"pipeline: one conversation, {turns} turns", turns * _turn_s(plan)):
         figures["one"] = _summary(await _one(url, plan, turns))
+    found_s = turns * (_turn_s(plan) + FOUND_S)
+    if bench.time_for(f"pipeline: one conversation, {turns} turns found by voice", found_s):
+        figures["found"] = _summary(await _found(url, turns))
     need_s = (plan.rounds + 1) * plan.each_s
     many = f"pipeline: {plan.conversations} conversations"
     if bench.time_for(f"{many}, a turn each {plan.each_s:.0f} s", need_s):
@@ -124,6 +132,17 @@ async def _one(url: str, plan: Plan, turns: int) -> list[Answer]:
         speaker = await _speaker(stack, url, plan)
         await speaker.turn(plan.haste)  # what is done only once, is done now
         return [await speaker.turn(plan.haste) for _ in range(turns)]
+
+
+async def _found(url: str, turns: int) -> list[Answer]:
+    """Turns found by voice activity, so begun in the pause: from the decision, as the edge measures it."""
+    async with microphone(url, silence_ms=SILENCE_MS, pacing="none") as mic, live(mic):
+        answers = []
+        for turn in range(1, turns + 2):
+            first_token_ms, _, first_audio_ms = await ask(mic, turn)
+            ending = await mic.first("chunked_streaming_complete", turn=turn)
+            answers.append(Answer(first_token_ms, first_audio_ms, ending["total_time_ms"]))
+        return answers[1:]
 
 
 async def _many(url: str, plan: Plan) -> list[Answer]:

@@ -13,7 +13,12 @@ from matplotlib import pyplot
 
 from tests.bench.models.goals import at
 
-SCENES = {"one": "one conversation", "many": "many, at random phase", "burst": "all at the same moment"}
+SCENES = {
+    "one": "one conversation",
+    "found": "one, found by voice",
+    "many": "many, at random phase",
+    "burst": "all at the same moment",
+}
 
 
 def plot(run: dict[str, Any], path: Path, machine: dict[str, Any]) -> None:
