@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from tests.bench.models import kokoro_alone
 from tests.bench.models.plan import Plan
 from tests.checkpoints import kokoro, voxtral
 from workers.llm.engines.voxtral import prompt
@@ -59,6 +60,7 @@ class Models:
     @cached_property
     def kokoro_folder(self) -> Path:
         """A checkpoint of Kokoro in files, with one voice."""
+        kokoro_alone.let_import_alone()
         config = kokoro.full_size_config() if self._plan.size == "full" else kokoro.tiny_config()
         return kokoro.build(self._folder / "kokoro", voices=("af_heart",), config=config)
 

@@ -33,8 +33,11 @@ from workers.llm.engines.voxtral.pieces import SAMPLE_RATE
 PIECE_S = 0.1
 """Of the utterance, in one message."""
 
-FOUND_S = 2.0
-"""What a turn takes that is found by voice, beside its answer: words, silence, and the first turn's share."""
+FOUND = 20
+"""How many turns at the most are found by voice."""
+
+FOUND_S = 2.5
+"""A guess: what each of them takes, of which words and silence are 1.5 s."""
 
 PATIENCE_S = 60.0
 """For an answer."""
@@ -98,9 +101,9 @@ async def _measure_all(bench: Bench, url: str, figures: Figures) -> None:
     turns = max(1, min(plan.turns, int(bench.budget.left_s / 2 / _turn_s(plan))))
     if bench.time_for(f"pipeline: one conversation, {turns} turns", turns * _turn_s(plan)):
         figures["one"] = _summary(await _one(url, plan, turns))
-    found_s = turns * (_turn_s(plan) + FOUND_S)
-    if bench.time_for(f"pipeline: one conversation, {turns} turns found by voice", found_s):
-        figures["found"] = _summary(await _found(url, turns))
+    found = min(turns, FOUND)
+    if bench.time_for(f"pipeline: one, {found} turns found by voice", (found + 1) * FOUND_S):
+        figures["found"] = _summary(await _found(url, found))
     need_s = (plan.rounds + 1) * plan.each_s
     many = f"pipeline: {plan.conversations} conversations"
     if bench.time_for(f"{many}, a turn each {plan.each_s:.0f} s", need_s):

@@ -16,7 +16,7 @@ import torch
 
 from shared.audio import OUTPUT_RATE, duration_ms
 from shared.settings import Settings
-from tests.bench.models import floor, kokoro_alone
+from tests.bench.models import floor
 from tests.bench.models.bench import Bench, Figures
 from tests.bench.models.figures import short, spread
 from tests.bench.models.models import bytes_of, collect
@@ -30,7 +30,6 @@ VOICE = "af_heart"
 
 def run(bench: Bench, figures: Figures) -> None:
     """For each text, and for several at once; ms, and seconds of sound a second."""
-    kokoro_alone.let_import_alone()
     bench.say("voice: loading")
     folder = bench.models.kokoro_folder
     plain = _Plain(folder, bench.models.device)
