@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,13 +153,15 @@ class Plan:
 async def _talk(plan: Plan, screen: Screen) -> int:
     moments = Moments()
     client = plan.access.client(moments.note)
-    with ExitStack() as devices:
-        microphone = Microphone(plan.slice_ms) if plan.by_microphone else None
+    async with AsyncExitStack() as devices:
+        microphone = (
+            Microphone(plan.slice_ms, until_enter=not plan.hands_free) if plan.by_microphone else None
+        )
         if microphone is not None:
             devices.callback(microphone.close)
-        speaker = Speaker(OUTPUT_RATE) if plan.play else None
+        speaker = Speaker(OUTPUT_RATE, screen.note) if plan.play else None
         if speaker is not None:
-            devices.callback(speaker.close)
+            devices.push_async_callback(speaker.close)
         async with client:
             rate = microphone.rate if microphone else INPUT_RATE
             await client.configure(input_format="pcm16", input_sample_rate=rate, **plan.settings)

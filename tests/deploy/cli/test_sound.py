@@ -7,7 +7,9 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -43,6 +45,8 @@ class Devices:
     """How often it was to take something."""
     aborted: int = 0
     """How often it was to forget what it had taken."""
+    gone_after: int | None = None
+    """How many pieces the loudspeaker takes before it is gone."""
 
     def __post_init__(self) -> None:
         self.room.set()
@@ -86,6 +90,8 @@ class _Speaker:
         self._devices.asked += 1
         assert self._devices.room.wait(WITHIN_S)
         assert not self.stopped, "nobody stops it under a write"
+        if self._devices.gone_after is not None and self._devices.asked > self._devices.gone_after:
+            raise PortAudioError("Unanticipated host error")
         self._devices.played += pcm16
 
     def stop(self) -> None:
@@ -134,7 +140,7 @@ def keyboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]
 
 
 async def test_a_microphone_listens_until_enter(devices: Devices, keyboard: Callable[[str], None]) -> None:
-    microphone = Microphone(20)
+    microphone = Microphone(20, until_enter=True)
     assert microphone.rate == 48_000
     for _ in range(2):
         devices.heard.clear()
@@ -148,7 +154,7 @@ async def test_a_microphone_listens_until_enter(devices: Devices, keyboard: Call
 
 
 async def test_who_leaves_has_asked_nothing(devices: Devices, keyboard: Callable[[str], None]) -> None:
-    microphone = Microphone(20)
+    microphone = Microphone(20, until_enter=True)
     keyboard("")
     with pytest.raises(NothingAsked):
         async for data in microphone.slices(20):
@@ -159,24 +165,24 @@ async def test_who_leaves_has_asked_nothing(devices: Devices, keyboard: Callable
 async def test_a_host_without_a_microphone_is_said_so(devices: Devices) -> None:
     devices.has_input = False
     with pytest.raises(Unusable, match="no microphone here: no default input device"):
-        Microphone(20)
+        Microphone(20, until_enter=False)
 
 
 async def test_a_speaker_plays_everything_in_order_and_again_after_a_pause(devices: Devices) -> None:
-    speaker = Speaker(24_000)
+    speaker = Speaker(24_000, pytest.fail)
     speaker.say(b"one")
     speaker.say(b"two")
     await speaker.finish()
     speaker.say(b"three")
     await speaker.finish()
-    speaker.close()
+    await speaker.close()
     assert devices.played == b"onetwothree"
 
 
 async def test_a_speaker_falls_silent_in_the_middle_of_a_word_and_then_says_the_next_thing(
     devices: Devices,
 ) -> None:
-    speaker = Speaker(24_000)
+    speaker = Speaker(24_000, pytest.fail)
     devices.room.clear()
     for _ in range(10):
         speaker.say(bytes(4800), 1)
@@ -189,34 +195,66 @@ async def test_a_speaker_falls_silent_in_the_middle_of_a_word_and_then_says_the_
     speaker.say(b"next", 2)
     await speaker.finish()
     assert devices.played == bytes(960) + b"next"
-    speaker.close()
+    await speaker.close()
 
 
 async def test_a_speaker_that_has_nothing_left_to_say_forgets_what_the_device_holds(devices: Devices) -> None:
-    speaker = Speaker(24_000)
+    speaker = Speaker(24_000, pytest.fail)
     speaker.say(bytes(4800), 1)
     await eventually(lambda: speaker.played_ms == 90.0, "all was written")
-    counts = [devices.aborted]
+    assert devices.aborted == 0
     speaker.drop()
-    assert [*counts, devices.aborted] == [0, 1]
-    speaker.close()
+    await eventually(lambda: devices.aborted == 1, "what the device held was forgotten")
+    await speaker.close()
+
+
+async def test_a_speaker_that_fails_in_the_middle_says_so_once_and_passes_over_what_is_due(
+    devices: Devices,
+) -> None:
+    said: list[str] = []
+    devices.gone_after = 1
+    speaker = Speaker(24_000, said.append)
+    for _ in range(3):
+        speaker.say(bytes(4800), 1)
+    await speaker.finish()
+    assert said == ["parley: the loudspeaker failed (Unanticipated host error); going on without sound"]
+    speaker.say(bytes(4800), 2)
+    speaker.drop()
+    speaker.say(bytes(4800), 3)
+    await speaker.finish()
+    assert (speaker.turn, len(said)) == (1, 1), "of the others nothing is heard"
+    await speaker.close()
+    assert len(devices.played) == 960
+
+
+async def test_a_speaker_is_not_closed_under_a_write(devices: Devices) -> None:
+    speaker = Speaker(24_000, pytest.fail)
+    devices.room.clear()
+    speaker.say(bytes(4800), 1)
+    await eventually(lambda: devices.asked == 1, "the first piece is being written")
+    closing = asyncio.create_task(speaker.close())
+    closed, _ = await asyncio.wait({closing}, timeout=0)
+    assert not closed
+    devices.room.set()
+    await closing
+    assert devices.played == bytes(960), "20 ms and no more"
 
 
 async def test_a_speaker_knows_how_much_of_which_turn_was_heard(devices: Devices) -> None:
-    speaker = Speaker(24_000)
+    speaker = Speaker(24_000, pytest.fail)
     speaker.say(bytes(4800), 1)
     await eventually(lambda: speaker.played_ms == 90.0, "all but what the device holds")
     speaker.say(bytes(9600), 2)
     await eventually(lambda: speaker.turn == 2 and speaker.played_ms == 190.0, "the second turn")
     await speaker.finish()
     assert speaker.played_ms == 200.0
-    speaker.close()
+    await speaker.close()
 
 
 async def test_an_endless_microphone_passes_over_enter_and_ends_with_ctrl_d(
     devices: Devices, keyboard: Callable[[str], None]
 ) -> None:
-    microphone = Microphone(20)
+    microphone = Microphone(20, until_enter=False)
     keyboard("\n")
     heard = []
     async for data in microphone.endless(20):
@@ -224,6 +262,39 @@ async def test_an_endless_microphone_passes_over_enter_and_ends_with_ctrl_d(
         if len(heard) == 3:
             keyboard("")
     assert heard == [SLICE] * 3
+    microphone.close()
+
+
+@pytest.fixture(params=["nothing", "a file", "closed"])
+def no_keyboard(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Standard input on which no key can be pressed."""
+    (tmp_path / "lines").write_text("\n\n")
+    path = os.devnull if request.param == "nothing" else tmp_path / "lines"
+    with open(path) as stdin:
+        monkeypatch.setattr(sys, "stdin", None if request.param == "closed" else stdin)
+        yield
+
+
+@pytest.mark.usefixtures("no_keyboard")
+async def test_who_has_no_key_to_press_cannot_ask_by_enter(
+    devices: Devices, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = World()
+    async with serving(world) as url:
+        assert await asyncio.to_thread(main, ["talk", "--url", url]) == 2
+    assert world.sockets == 0
+    err = capsys.readouterr().err
+    assert err.startswith("parley: Enter asks, and standard input is no keyboard")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("no_keyboard")
+async def test_who_has_no_key_to_press_is_listened_to_without_end(devices: Devices) -> None:
+    microphone = Microphone(20, until_enter=False)
+    async with aclosing(microphone.endless(20)) as slices:
+        assert [await anext(slices) for _ in range(3)] == [SLICE] * 3
     microphone.close()
 
 
