@@ -46,6 +46,7 @@ MANY = 20
 """From how many times on the 99th percentile is shown in place of the longest."""
 
 WITHIN_S = 300.0
+"""How long an answer is waited for, from the end of the question on."""
 
 SLICE_MS = 20.0
 AT_ONCE_SLICE_MS = 30_000.0
@@ -106,10 +107,14 @@ def run(arguments: argparse.Namespace) -> int:
     except Unusable as error:
         screen.note(f"parley: {error}")
         return BAD_USAGE
+    except Unanswered as error:
+        screen.note(f"parley: {error}")
+        return FAILED
     except (CannotConnect, ConversationLost) as error:
         screen.note(f"parley: {error}")
         return NO_SERVER
-    screen.end_answer()
+    finally:
+        screen.end_answer()
     if arguments.json:
         print(json.dumps(result.record(), indent=2))
         return ANSWERED
@@ -202,7 +207,7 @@ async def _compare(reached: Access, question: Recording, times: int, screen: Scr
         for batch, answers in found.items():
             screen.passing(f"{'batch' if batch else 'streaming'} {number or 'before the first'} of {times}")
             asked = _Asked(batch)
-            async with asyncio.timeout(WITHIN_S), reached.client(asked.note) as client:
+            async with reached.client(asked.note) as client:
                 engines = client.server_config.get("engines", {})
                 took = await asked.answer(client, question)
             if number:
@@ -224,17 +229,14 @@ class _Asked:
     async def answer(self, client: ParleyClient, question: Recording) -> Times:
         """Ask, and wait for the end. Raises `Unanswered`."""
         await client.configure(input_format="pcm16", output_format="pcm16", pacing="none")
-        _raise_if_refused(await client.until("configured", "error"))
+        await _told(client, "configured")
         slice_ms = AT_ONCE_SLICE_MS if isinstance(question, AtOnce) else SLICE_MS
         async with aclosing(question.slices(slice_ms)) as slices:
             async for data in slices:
                 await client.send_audio(data, ends=False, **self._fields)
         await client.end_utterance()
         sent_at = time.monotonic()
-        ending = await client.until(
-            "chunked_streaming_complete", "audio_response", "audio_interrupted", "error"
-        )
-        _raise_if_refused(ending)
+        ending = await _told(client, "chunked_streaming_complete", "audio_response", "audio_interrupted")
         whole = _ms(sent_at, self._came[ending["type"]])
         firsts = {step: whole for step in _FIRSTS.values()}
         if ending["type"] == "chunked_streaming_complete":
@@ -244,11 +246,18 @@ class _Asked:
         return Times(**firsts, total=whole)
 
 
-def _raise_if_refused(message: Message) -> None:
+async def _told(client: ParleyClient, *kinds: str) -> Message:
+    """The next message of one of these types, which comes in time and is no bad news. Raises `Unanswered`."""
+    try:
+        async with asyncio.timeout(WITHIN_S):
+            message = await client.until(*kinds, "error")
+    except TimeoutError:
+        raise Unanswered(f"no answer within {WITHIN_S:g} s") from None
     if message["type"] == "error":
         raise Unanswered(refused(message))
     if message["type"] == "audio_interrupted":
         raise Unanswered(f"the answer was interrupted ({message['reason']})")
+    return message
 
 
 def _ms(since: float, at: float) -> float:

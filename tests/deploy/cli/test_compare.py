@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 
+from deploy.cli import compare as compare_module
 from deploy.cli.compare import Result, Times
 from deploy.cli.main import main
+from deploy.cli.screen import ERASE
 from shared.audio import to_wav
 from shared.errors import ClientError
+from tests.conftest import eventually
 from tests.deploy.cli.fake_edge import World, serving
+from tests.deploy.cli.terminal import on_terminal
 
 PCM = bytes(range(256)) * 25
 
@@ -111,6 +115,27 @@ async def test_a_server_without_a_jobs_worker_says_so_and_it_is_exit_code_1(
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err == "parley: no jobs worker is running (overloaded); try again in 1 s\n"
+
+
+async def test_an_answer_that_does_not_come_is_not_waited_for_for_ever(
+    question: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = World(silent=True)
+    async with serving(world) as url:
+        asking = asyncio.create_task(compare(question, "--url", url))
+        await eventually(lambda: world.hearing, "the question has begun")
+        monkeypatch.setattr(compare_module, "WITHIN_S", 0.0)
+        assert await asking == 1
+        await eventually(lambda: world.heard == [PCM], "the whole question: only the answer is late")
+    assert capsys.readouterr().err == "parley: no answer within 0 s\n"
+
+
+async def test_on_a_terminal_a_failure_stands_on_a_line_of_its_own(question: str) -> None:
+    refusal = ClientError("overloaded", "no jobs worker is running", retryable=True)
+    async with serving(World(no_jobs=refusal)) as url:
+        async with on_terminal("compare", question, "--url", url) as terminal:
+            assert await terminal.ended() == 1
+    assert terminal.shown.endswith(f"{ERASE}parley: no jobs worker is running (overloaded)\r\n")
 
 
 async def test_no_server_is_exit_code_3(question: str, capsys: pytest.CaptureFixture[str]) -> None:
