@@ -30,7 +30,7 @@ from shared.keys import (
     worker_key,
 )
 from shared.store import Reply, Store
-from shared.wire import Closed, Entry, Frame, Log, SpeechEnd
+from shared.wire import Address, Closed, Entry, Frame, Log, Payload, SpeechEnd
 
 LOOKED_AT = 1000
 """The tails of how many conversations are read, at the most."""
@@ -79,13 +79,13 @@ class Holder(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A conversation as its logs have it. `age_s` since the newest entry, by its writer's clock; `entries` by
-    log."""
+    """A conversation as its logs have it. `state`: `None` where an entry that tells cannot be read. `age_s`
+    since the newest entry, by its writer's clock, where there is one; `entries` by log."""
 
     id: str
     turn: int
-    state: State
-    age_s: float
+    state: State | None
+    age_s: float | None
     holder: Holder
     ttl_s: float | None
     entries: Mapping[str, int]
@@ -127,9 +127,18 @@ async def look(store: Store, conversations: int) -> Overview:
     )
 
 
-def state_of(tails: Mapping[Log, Entry | None]) -> State:
-    """Where a conversation is, out of the last entry of each log."""
+@dataclass(frozen=True, slots=True)
+class Unreadable(Payload):
+    """What stands in an entry that only a newer Parley, or nobody, can read."""
+
+    kind = "?"
+
+
+def state_of(tails: Mapping[Log, Entry | None]) -> State | None:
+    """Where a conversation is, out of the last entry of each log; `None` if one of them cannot be read."""
     audio, text, speech = (tails.get(log) for log in Log)
+    if any(each and isinstance(each.payload, Unreadable) for each in (audio, text, speech)):
+        return None
     if audio is None:
         return State.LISTENING
     if not audio.final:
@@ -224,8 +233,21 @@ async def _tails(store: Store, ids: Sequence[str]) -> dict[str, dict[Log, Entry 
     replies = await store.call_all(commands) if commands else []
     tails: dict[str, dict[Log, Entry | None]] = {each: {} for each in ids}
     for (each, log), found in zip(places, replies, strict=True):
-        tails[each][log] = Entry.from_fields(log, *found[0]) if found else None
+        tails[each][log] = _entry(log, *found[0]) if found else None
     return tails
+
+
+def _entry(log: Log, entry_id: bytes, flat: Sequence[bytes]) -> Entry:
+    """The entry, or as much of it as can be read."""
+    try:
+        return Entry.from_fields(log, entry_id, flat)
+    except (KeyError, ValueError, TypeError):
+        return Entry(Address.parse(entry_id), "", _at_us(flat), Unreadable())
+
+
+def _at_us(flat: Sequence[bytes]) -> int:
+    at = dict(zip(flat[::2], flat[1::2], strict=True)).get(b"at", b"")
+    return int(at) if at.isdigit() else 0
 
 
 async def _conversations(
@@ -248,7 +270,7 @@ async def _conversations(
                 each,
                 max((entry.address.turn for entry in entries), default=0),
                 state_of(last),
-                max(0.0, now_s - _newest_us(last) / 1e6) if entries else 0.0,
+                max(0.0, now_s - _newest_us(last) / 1e6) if _newest_us(last) else None,
                 Holder.SESSION if held else Holder.CLIENT if known else Holder.NOBODY,
                 ttl_ms / 1000 if ttl_ms >= 0 else None,
                 {log.value: length for log, length in zip(Log, lengths, strict=True)},

@@ -183,7 +183,7 @@ def _backlog_cells(backlog: Backlog) -> tuple[str, ...]:
 def _conversation_cells(each: Conversation) -> tuple[str, ...]:
     return (
         each.id,
-        each.state.value,
+        "?" if each.state is None else each.state.value,
         each.holder.value,
         str(each.turn),
         _seconds(each.age_s),

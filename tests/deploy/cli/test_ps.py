@@ -201,6 +201,33 @@ async def test_a_conversation_is_held_or_waits_for_its_client_or_has_ended(
     assert (await seen(capsys))["conversations"][0]["holder"] == "ended"
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"w": "a", "kind": "laughter", "at": 1},
+        {"w": "a", "at": 1},
+        {"w": "a", "kind": "token", "at": "yesterday"},
+        {"kind": "token", "at": 1, "text": b"\xff"},
+    ],
+)
+async def test_an_entry_that_cannot_be_read_hides_no_conversation(
+    fields: dict[str, Any], store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As one of a newer worker is, while its peers are replaced."""
+    await write(store, ONE, Log.AUDIO, *AUDIO, END)
+    flat = [word for pair in fields.items() for word in pair]
+    await store.call("XADD", log_key(ONE, Log.TEXT), "1-0", *flat)
+    await write(store, TWO, Log.AUDIO, *AUDIO)
+    newer, older = (await seen(capsys))["conversations"]
+    assert (newer["id"], newer["state"]) == (TWO, "hearing")
+    assert (older["id"], older["turn"], older["state"]) == (ONE, 1, None)
+    assert older["entries"] == {"audio": 5, "text": 1, "speech": 0}
+    assert await ps() == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(ONE))
+    assert line.split()[1] == "?"
+    await store.call("DEL", log_key(ONE, Log.TEXT))
+
+
 async def test_only_the_newest_are_listed_and_the_others_counted(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
