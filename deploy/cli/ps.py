@@ -92,19 +92,31 @@ async def _refresh(arguments: argparse.Namespace) -> None:
     """Draw it again and again, for ever; what was seen last stays while Redis is away."""
     store: Store | None = None
     found: Overview | None = None
-    while True:
-        size = shutil.get_terminal_size()
-        status = time.strftime("%H:%M:%S")
-        try:
-            # Asked for each time: an embedded server may come back on another port.
-            if store is None or store.url != _url():
-                store = Store(_url())
-            found = await look(store, arguments.conversations or size.lines)
-        except StoreError as error:
-            status += f", Redis is away, trying again: {error}"
-        lines = [] if found is None else fitting(found, size.lines - 2)
-        _draw([f"parley ps, {status}", "", *lines], size)
-        await asyncio.sleep(arguments.interval)
+    try:
+        while True:
+            size = shutil.get_terminal_size()
+            status = time.strftime("%H:%M:%S")
+            try:
+                store = await _reached(store)
+                found = await look(store, arguments.conversations or size.lines)
+            except StoreError as error:
+                status += f", Redis is away, trying again: {error}"
+            lines = [] if found is None else fitting(found, size.lines - 2)
+            _draw([f"parley ps, {status}", "", *lines], size)
+            await asyncio.sleep(arguments.interval)
+    finally:
+        if store is not None:
+            await store.close()
+
+
+async def _reached(store: Store | None) -> Store:
+    """The store, or another in its place: an embedded server may come back on another port."""
+    url = _url()
+    if store is not None and store.url == url:
+        return store
+    if store is not None:
+        await store.close()
+    return Store(url)
 
 
 def _url() -> str:

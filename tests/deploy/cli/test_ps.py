@@ -19,6 +19,8 @@ from edge.conversation import State
 from shared.hold import Hold, Lease
 from shared.keys import DEAD, WORKERS, Role, batch_key, log_key, worker_key
 from shared.log import LogWriter
+from shared.portfile import PortFile
+from shared.settings import PORT_FILE
 from shared.store import Store
 from shared.wire import (
     Address,
@@ -337,6 +339,33 @@ async def test_while_redis_is_away_what_was_seen_stays_and_it_goes_on_afterwards
             await store.close()
     finally:
         server.stop()
+
+
+async def test_a_redis_that_comes_back_elsewhere_is_found_and_the_old_one_let_go(
+    tmp_path: Path, store: Store, redis_url: str
+) -> None:
+    async def connections() -> int:
+        return len((await store.call("CLIENT", "LIST")).splitlines())
+
+    async def only_ours() -> bool:
+        return await connections() == ours
+
+    ours = await connections()
+    await write(store, ONE, Log.AUDIO, *AUDIO)
+    file = PortFile(tmp_path / PORT_FILE)
+    other = start_server(tmp_path / "other")
+    try:
+        file.announce(int(redis_url.rpartition(":")[2]))
+        environment = {"REDIS_URL": "", "PARLEY_DATA": str(tmp_path)}
+        async with on_terminal("ps", "--interval", "0.2", env=environment) as terminal:
+            await eventually(lambda: ONE in terminal.shown, "a conversation")
+            assert await connections() == ours + 1
+            file.announce(int(other.url.rpartition(":")[2]))
+            await eventually(lambda: "no conversation" in terminal.shown, "the other one holds none")
+            await eventually(only_ours, "the connection is closed")
+    finally:
+        file.withdraw()
+        other.stop()
 
 
 async def test_it_changes_nothing(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
