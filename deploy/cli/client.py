@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from deploy.cli.dialer import Dialer, backoff
+from deploy.cli.dialer import Dialer, backoff, pause_after
 from deploy.cli.link import (
     LEAVING,
     NORMAL,
@@ -280,7 +280,7 @@ class ParleyClient:
             except (TimeoutError, LinkLost, CannotConnect) as error:
                 log.debug("no resume on %s: %r", link.url, error)
                 if isinstance(error, CannotConnect):
-                    pause_s = max(pause_s, error.retry_after_s)
+                    pause_s = pause_after(error, pause_s)
                     if not error.retryable:
                         raise
                 if time.monotonic() + pause_s > give_up_at:

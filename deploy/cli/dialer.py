@@ -18,6 +18,10 @@ BACKOFF_S = (0.05, 2.0)
 """The first pause between two attempts, and the longest; each is shortened by chance, by half at the most."""
 
 
+SPREAD = 1.5
+"""Up to how many times as long as it was told to, somebody who was refused stays away."""
+
+
 class Dialer:
     """Edges, tried in turn, each link to the one after the last."""
 
@@ -31,12 +35,7 @@ class Dialer:
 
     async def once(self) -> Link:
         """A link to the first edge that lets us in, each being asked once. Raises `CannotConnect`."""
-        for _ in range(self._count - 1):
-            try:
-                return await self._dial()
-            except CannotConnect as error:
-                log.debug("%s", error)
-        return await self._dial()
+        return await self._ask_each()
 
     async def insist(self, give_up_at: float) -> Link:
         """A link, as soon as an edge lets us in. Raises `CannotConnect` when that is hopeless, or too late.
@@ -46,16 +45,24 @@ class Dialer:
         pauses = backoff()
         while True:
             try:
-                return await self._dial()
+                return await self._ask_each()
             except CannotConnect as error:
-                log.debug("%s", error)
-                pause_s = max(next(pauses), error.retry_after_s)
+                pause_s = pause_after(error, next(pauses))
                 if not error.retryable or time.monotonic() + pause_s > give_up_at:
                     raise
             await asyncio.sleep(pause_s)
 
-    async def _dial(self) -> Link:
-        return await open_link(next(self._urls), self._encoding, self._key)
+    async def _ask_each(self) -> Link:
+        """A link to the first edge that lets us in, each being asked once. Raises `CannotConnect`: of all
+        refusals, the one that leaves the most hope, and wants the most patience."""
+        refusals = []
+        for _ in range(self._count):
+            try:
+                return await open_link(next(self._urls), self._encoding, self._key)
+            except CannotConnect as error:
+                log.debug("%s", error)
+                refusals.append(error)
+        raise max(refusals, key=lambda each: (each.retryable, each.retry_after_s))
 
 
 def backoff() -> Iterator[float]:
@@ -64,3 +71,8 @@ def backoff() -> Iterator[float]:
     while True:
         yield pause_s * random.uniform(0.5, 1.0)
         pause_s = min(pause_s * 2, longest_s)
+
+
+def pause_after(refusal: CannotConnect, pause_s: float) -> float:
+    """The pause, in seconds, or a longer one if the edge wants it: never the same for all that it refused."""
+    return max(pause_s, refusal.retry_after_s * random.uniform(1.0, SPREAD))

@@ -45,10 +45,11 @@ _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class CannotConnect(ParleyError):
-    """Raised when no socket can be opened; `retryable` says whether trying again may help."""
+    """Raised when no socket can be opened; `retryable` says whether trying again may help, and not before
+    `retry_after_s`."""
 
     def __init__(self, message: str, *, retryable: bool, retry_after_s: float = 0.0) -> None:
-        super().__init__(message)
+        super().__init__(message + (f"; try again in {retry_after_s:g} s" if retry_after_s else ""))
         self.retryable = retryable
         self.retry_after_s = retry_after_s
 
@@ -188,20 +189,34 @@ def _lost(error: ConnectionClosed) -> LinkLost:
 
 
 def _refused(url: str, error: InvalidStatus) -> CannotConnect:
-    status = error.response.status_code
-    body = (error.response.body or b"").decode(errors="replace").strip()
-    why = _said(body) or error.response.reason_phrase
+    response = error.response
+    status = response.status_code
+    body = (response.body or b"").decode(errors="replace").strip()
+    said = _said(body)
+    why = said.get("message") or response.reason_phrase
     hint = ": show a key in PARLEY_API_KEYS or --key-file" if status in (401, 403) else ""
-    return CannotConnect(f"{url} answers {status} ({why}){hint}", retryable=status in _PASSING)
+    return CannotConnect(
+        f"{url} answers {status} ({why}){hint}",
+        retryable=status in _PASSING,
+        retry_after_s=_retry_after_s(said, response.headers.get("Retry-After", "")),
+    )
 
 
-def _said(body: str) -> str:
-    """What a refusal says in its body: the message of an `error`, or a short plain line."""
+def _said(body: str) -> Message:
+    """What a refusal says in its body: an `error`, or a short plain line as its message."""
     try:
         said = json.loads(body)
     except ValueError:
-        return body if len(body) <= 200 and "\n" not in body else ""
-    return str(said.get("message", "")) if isinstance(said, dict) else ""
+        return {"message": body} if len(body) <= 200 and "\n" not in body else {}
+    return said if isinstance(said, dict) else {}
+
+
+def _retry_after_s(said: Message, header: str) -> float:
+    """By the error itself, or else by the header, in whole seconds; a date in there is passed over."""
+    after_ms = said.get("retry_after_ms")
+    if isinstance(after_ms, int | float):
+        return after_ms / 1000
+    return float(header) if header.isdecimal() else 0.0
 
 
 def _reason(error: Exception) -> str:

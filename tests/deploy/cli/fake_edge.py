@@ -57,6 +57,10 @@ class World:
     """The edges say that they go away, once."""
     closed: bool = False
     """No socket is let in."""
+    refused_with: ClientError | None = None
+    """What is said to every socket in place of letting it in."""
+    asked_for: list[str] = field(default_factory=list)
+    """The path and query of every handshake."""
     refusal: ClientError | None = None
     """What every turn is refused with."""
     forgets: bool = False
@@ -404,9 +408,14 @@ async def serving(world: World | Callable[[], World]) -> AsyncIterator[str]:
         except ConnectionClosed:
             return
 
-    def admit(socket: ServerConnection, _: Request) -> Response | None:
-        closed = isinstance(world, World) and world.closed
-        return socket.respond(503, "this edge is stopping") if closed else None
+    def admit(socket: ServerConnection, request: Request) -> Response | None:
+        if not isinstance(world, World):
+            return None
+        world.asked_for.append(request.path)
+        if world.refused_with is not None:
+            status = 401 if world.refused_with.code == "unauthorized" else 503
+            return socket.respond(status, json.dumps(messages.error(world.refused_with)))
+        return socket.respond(503, "this edge is stopping") if world.closed else None
 
     async with serve(
         serve_one, "127.0.0.1", 0, process_request=admit, compression=None, close_timeout=0.1

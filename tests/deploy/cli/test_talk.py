@@ -115,6 +115,18 @@ async def test_no_server_is_exit_code_3(question: str, capsys: pytest.CaptureFix
     assert capsys.readouterr().err == "parley: ws://127.0.0.1:1/ws: nobody listens there\n"
 
 
+async def test_a_server_that_is_full_says_when_to_try_again_and_is_exit_code_3(
+    question: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = ClientError("overloaded", "no more conversations here", retryable=True, retry_after_ms=1500.0)
+    world = World(refused_with=full)
+    async with serving(world) as url:
+        assert await talk(question, "--url", url) == 3
+    said = "answers 503 (no more conversations here); try again in 1.5 s"
+    assert capsys.readouterr().err == f"parley: {url} {said}\n"
+    assert len(world.asked_for) == 1
+
+
 async def test_by_default_the_server_of_this_host_is_asked(
     question: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
