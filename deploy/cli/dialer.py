@@ -34,31 +34,32 @@ class Dialer:
         self._key = key
 
     async def once(self) -> Link:
-        """A link to the first edge that lets us in, each being asked once. Raises `CannotConnect`."""
-        return await self._ask_each()
+        """A link for a new conversation, to the first edge that lets us in. Raises `CannotConnect`."""
+        return await self._ask_each(resumes=False)
 
     async def insist(self, give_up_at: float) -> Link:
-        """A link, as soon as an edge lets us in. Raises `CannotConnect` when that is hopeless, or too late.
+        """A link to resume on, as soon as an edge lets us in. Raises `CannotConnect` when that is hopeless,
+        or too late.
 
         `give_up_at` is a monotonic time in seconds.
         """
         pauses = backoff()
         while True:
             try:
-                return await self._ask_each()
+                return await self._ask_each(resumes=True)
             except CannotConnect as error:
                 pause_s = pause_after(error, next(pauses))
                 if not error.retryable or time.monotonic() + pause_s > give_up_at:
                     raise
             await asyncio.sleep(pause_s)
 
-    async def _ask_each(self) -> Link:
+    async def _ask_each(self, *, resumes: bool) -> Link:
         """A link to the first edge that lets us in, each being asked once. Raises `CannotConnect`: of all
         refusals, the one that leaves the most hope, and wants the most patience."""
         refusals = []
         for _ in range(self._count):
             try:
-                return await open_link(next(self._urls), self._encoding, self._key)
+                return await open_link(next(self._urls), self._encoding, self._key, resumes=resumes)
             except CannotConnect as error:
                 log.debug("%s", error)
                 refusals.append(error)

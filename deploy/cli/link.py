@@ -115,18 +115,29 @@ class Link:
 
 
 async def open_link(
-    url: str, encoding: Encoding, key: str | None = None, within_s: float = OPEN_WITHIN_S
+    url: str,
+    encoding: Encoding,
+    key: str | None = None,
+    *,
+    resumes: bool = False,
+    within_s: float = OPEN_WITHIN_S,
 ) -> Link:
-    """Connect and read the greeting. Raises `CannotConnect`."""
+    """Connect and read the greeting. Raises `CannotConnect`.
+
+    `resumes`: a conversation is to go on there, which the edge shall know before it lets anybody in.
+    """
     try:
-        host = urlsplit(url).hostname or ""
+        parts = urlsplit(url)
+        host = parts.hostname or ""
     except ValueError:
         raise CannotConnect(f"{url} is no URL of a WebSocket", retryable=False) from None
-    query = f"{'&' if '?' in url else '?'}encoding={encoding}" if encoding is not Encoding.JSON else ""
+    query = [parts.query] if parts.query else []
+    query += [f"encoding={encoding}"] if encoding is not Encoding.JSON else []
+    query += ["resume=1"] if resumes else []
     try:
         async with asyncio.timeout(within_s):
             socket = await connect(
-                url + query,
+                parts._replace(query="&".join(query)).geturl(),
                 compression=None,
                 max_size=MAX_MESSAGE_BYTES,
                 ping_interval=PING_EACH_S,

@@ -82,3 +82,20 @@ async def test_of_several_refusals_the_one_that_leaves_hope_is_told(worlds: Any)
         with pytest.raises(CannotConnect, match="try again in 30 s") as caught:
             await Dialer([one, two], Encoding.JSON, None).once()
     assert caught.value.retryable
+
+
+@pytest.mark.parametrize("encoding", Encoding)
+@pytest.mark.parametrize("query", ["", "?room=7&lang=pt%2DBR"])
+async def test_who_comes_to_resume_says_so_before_it_is_let_in(query: str, encoding: Encoding) -> None:
+    world = World()
+    async with serving(world) as url, ParleyClient(url + query, encoding=encoding) as client:
+        await client.send_text("one")
+        await client.until("chunked_streaming_complete")
+        client.cut()
+        await client.until("resumed")
+    spoken = ["encoding=msgpack"] if encoding is Encoding.MSGPACK else []
+    own = [query[1:]] if query else []
+    assert [path.partition("?")[2] for path in world.asked_for] == [
+        "&".join([*own, *spoken]),
+        "&".join([*own, *spoken, "resume=1"]),
+    ]
