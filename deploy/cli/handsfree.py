@@ -193,9 +193,9 @@ class HandsFree:
             self._show("thinking" if self._living else "listening")
 
     def _fail(self, message: Message) -> None:
-        """An error: of a turn, where it has an address; else of an utterance that cannot be taken."""
+        """An error: of a turn, where it names one; else of an utterance that cannot be taken."""
         self._course.failed = True
-        if message.get("address") is not None:
+        if message.get("turn") is not None:
             self._answer(message).ending = message
             self._living.discard(message["turn"])
             if self._speaker is not None:

@@ -23,7 +23,7 @@ SAMPLE_BYTES = {"f32le": 4, "pcm16": 2}
 
 ANSWER = frozenset({"token_chunk", "semantic_chunk", "sequential_audio"})
 ENDINGS = frozenset({"chunked_streaming_complete", "audio_response", "audio_interrupted"})
-"""What ends a turn, beside an `error` with an address."""
+"""What ends a turn, beside an `error` that names it."""
 
 ROUNDING = 16
 """By how many samples client and server may differ on the length of an utterance that is resampled."""
@@ -79,6 +79,11 @@ class Format:
     def samples_16k(self, data_bytes: int) -> int:
         """How many samples at 16 kHz that many bytes become."""
         return data_bytes // SAMPLE_BYTES[self.name] * INPUT_RATE // self.rate
+
+
+def ends_turn(message: Message) -> bool:
+    """Whether this is the last of its turn. An `error` that names no turn answers something that was said."""
+    return message["type"] in ENDINGS or (message["type"] == "error" and message.get("turn") is not None)
 
 
 class Outbox:
@@ -183,7 +188,7 @@ class Outbox:
     def hear(self, message: Message) -> bool:
         """Learn from a message; false for an `error` that only answers something that was said twice."""
         kind, turn = message["type"], message.get("turn")
-        if kind == "error" and message.get("address") is None:
+        if kind == "error" and turn is None:
             return self._answered(message["code"])
         if kind == "configured":
             self._forget_through(self._first("configure"))
@@ -198,9 +203,9 @@ class Outbox:
             if message["reason"] == "max_length":
                 self._split(turn, message["audio_ms"])
             self._stop(turn)
-        elif kind in ANSWER or kind in ENDINGS or kind == "error":
+        elif kind in ANSWER or ends_turn(message):
             self._stop(turn)
-        if kind in ENDINGS or kind == "error":
+        if ends_turn(message):
             self._forget_through(self._first("user_interrupt", turn))
         self._prove(turn, message["input_samples"] if kind == "audio_ack" else 0)
         return True

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from deploy.cli.outbox import ROUNDING, Format
+from deploy.cli.outbox import ANSWER, ROUNDING, Format, ends_turn
 from shared.audio import INPUT_RATE
 
 KEPT_S = 60.0
@@ -128,7 +128,7 @@ class Stream:
             self._forget(message["input_samples"])
         elif kind == "speech_started":
             self._open = turn
-        elif turn is not None and turn == self._open and (kind == "speech_stopped" or message.get("address")):
+        elif turn == self._open and (kind == "speech_stopped" or kind in ANSWER or ends_turn(message)):
             # No part of an answer begins before the end of its utterance.
             self._open = None
             self._ends_sent = 0

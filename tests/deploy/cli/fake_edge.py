@@ -69,6 +69,8 @@ class World:
     """Nothing is answered."""
     unfinished: set[int] = field(default_factory=set)
     """Turns whose answers do not end before somebody speaks over them."""
+    broken: set[int] = field(default_factory=set)
+    """Turns that end in an error of the edge's own, which stands in no log."""
     batch: set[int] = field(default_factory=set)
     """Turns that were asked for in one piece."""
     late_by: int = 0
@@ -131,7 +133,10 @@ class World:
                     address=messages.place(Log.SPEECH, Address(turn, seq)),
                 )
             )
-        if turn in self.unfinished:
+        if turn in self.broken:
+            lost = ClientError("engine_failed", "a part of the answer was lost", retryable=True)
+            self.told.append(messages.error(lost, turn=turn))
+        if turn in self.unfinished | self.broken:
             self.wake()
             return
         self.told.append(
@@ -255,8 +260,8 @@ class Session:
                 await self.send(messages.going_away(5000.0))
             while place < len(self.world.told):
                 message, place = self.world.told[place], place + 1
-                log, _, address = message["address"].partition(":")
-                if Address.parse(address) > self.after.get(log, Address(0, 0)):
+                log, _, address = message.get("address", "").partition(":")
+                if not address or Address.parse(address) > self.after.get(log, Address(0, 0)):
                     try:
                         await self.send(message)
                     except ConnectionClosed:

@@ -111,6 +111,16 @@ async def test_on_a_terminal_what_was_not_heard_is_struck_out(said: str) -> None
     assert "(hearing)" not in terminal.shown, "what passes leaves no line"
 
 
+async def test_a_turn_that_ends_in_an_error_without_an_address_is_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with serving(World(broken={1})) as url:
+        assert await talk(recorded(tmp_path, VOICE), "--url", url) == 1
+    shown = capsys.readouterr().err
+    assert shown.count("parley: a part of the answer was lost (engine_failed)") == 1
+    assert notes(shown)[-1] == "listening"
+
+
 async def test_an_answer_that_never_ends_is_not_waited_for_for_ever(
     said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

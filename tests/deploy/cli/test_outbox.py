@@ -381,3 +381,16 @@ def test_however_often_the_socket_is_lost_the_server_gets_each_word_once(
     assert server.turns == spoken
     assert server.hearing is is_open
     assert len(outbox) == 0
+
+
+def test_an_error_that_ends_a_turn_answers_nothing_that_was_said() -> None:
+    outbox = pcm16()
+    outbox.text("one")
+    said(outbox)
+    outbox.hear({"type": "token_chunk", "turn": 1, "address": "text:1-0"})
+    outbox.configure({"voice": "another"})
+    said(outbox)
+    outbox.hear({"type": "error", "code": "engine_failed", "turn": 1})
+    assert len(outbox) == 1, "the settings are not proven"
+    outbox.hear({"type": "error", "code": "unsupported", "turn": None})
+    assert len(outbox) == 0

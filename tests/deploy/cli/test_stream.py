@@ -183,6 +183,18 @@ def test_a_turn_that_the_server_began_is_none_that_was_typed() -> None:
 # ---- over sockets
 
 
+def test_an_utterance_whose_turn_has_ended_in_an_error_does_not_stand_open() -> None:
+    stream = Stream()
+    stream.hear(started())
+    stream.hear({"type": "error", "code": "engine_failed", "turn": 1})
+    feed(stream, 4)
+    said(stream)
+    stream.hear(ack(4 * SAMPLES))
+    feed(stream, 1)
+    stream.rewind(2 * SAMPLES)
+    assert places(said(stream)) == [1280], "there is no gap in an utterance to be ended"
+
+
 async def converse(client: ParleyClient) -> list[str]:
     """Two utterances in an endless stream; the addresses of what comes, up to the second answer's end."""
     await client.configure(input_format="pcm16", turn_detection="server_vad")
