@@ -1,11 +1,12 @@
 """A client of Parley's WebSocket protocol that does not mind losing its socket.
 
-    say ─> outbox, stream ─> link ─> edge              edge ─> link ─> each message once ─> the iterator
+    say ─> outbox, stream ─> link ─> edge              edge ─> link ─> inbox ─> the iterator
 
 It connects, and whenever the socket is lost, or the edge says that it goes away, it connects again, to the
 next of its URLs, resumes the conversation, says again what the server has not, and drops what it holds. Its
-user sees one stream: each message that has an address exactly once, in the order of its log. What has none
-(`audio_ack`, `speech_stopped` …) may be lost with a socket.
+user sees one stream: each message that has an address exactly once, in the order of its log, and one end of
+each turn, after which nothing more comes of its answer. What has no address (`audio_ack`, `speech_stopped` …)
+may be lost with a socket.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from deploy.cli.dialer import Dialer, backoff, pause_after
+from deploy.cli.inbox import Inbox
 from deploy.cli.link import (
     LEAVING,
     NORMAL,
@@ -34,7 +36,6 @@ from deploy.cli.stream import Stream
 from edge.protocols.encoding import Encoding
 from shared.audio import INPUT_RATE
 from shared.errors import ParleyError
-from shared.wire import Address
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class ParleyClient:
         self._outbox = Outbox()
         self._stream = Stream()
         self._sending = asyncio.Lock()
-        self._held: dict[str, Address] = {}
+        self._inbox = Inbox()
         self._link: Link | None = None
         self._successor: asyncio.Task[Link] | None = None
         self._messages: asyncio.Queue[Message | Exception | None] = asyncio.Queue(WAITING_MESSAGES)
@@ -202,20 +203,10 @@ class ParleyClient:
 
     async def _take(self, message: Message) -> None:
         """Hand a message on, unless it came before, or is an answer to nothing that the user said."""
-        if message["type"] == "pong" or not self._is_new(message):
+        if message["type"] == "pong" or not self._inbox.hear(message):
             return
         if self._stream.hear(message) and self._outbox.hear(message):
             await self._messages.put(message)
-
-    def _is_new(self, message: Message) -> bool:
-        if message.get("address") is None:
-            return True
-        log_name, _, place = str(message["address"]).partition(":")
-        address = Address.parse(place)
-        if address <= self._held.get(log_name, Address(0, 0)):
-            return False
-        self._held[log_name] = address
-        return True
 
     # ---- one socket after the other
 
@@ -300,7 +291,7 @@ class ParleyClient:
                 "type": "resume",
                 "conversation_id": self.conversation_id,
                 "resume_token": self.resume_token,
-                "after": {name: str(address) for name, address in self._held.items()},
+                "after": self._inbox.after,
             }
         )
         answer = self._noted(await link.receive())

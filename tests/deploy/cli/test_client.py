@@ -7,7 +7,9 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from deploy.cli.client import ConversationLost, ParleyClient
 from deploy.cli.link import CannotConnect
+from edge.protocols import messages
 from edge.protocols.encoding import Encoding
+from shared.errors import ClientError
 from tests.conftest import eventually
 from tests.deploy.cli.fake_edge import FRAMES, WORDS, World, serving
 
@@ -27,10 +29,10 @@ async def ask(client: ParleyClient, slices: int = SLICES) -> None:
 
 
 async def answer(client: ParleyClient) -> list[Message]:
-    """Every message with an address up to the end of the turn."""
+    """Every message with an address, and every error, up to the end of the turn."""
     received = []
     async for message in client:
-        if "address" in message:
+        if message["type"] == "error" or "address" in message:
             received.append(message)
         if message["type"] == "chunked_streaming_complete":
             break
@@ -38,7 +40,7 @@ async def answer(client: ParleyClient) -> list[Message]:
 
 
 def places(received: list[Message]) -> list[str]:
-    return [message["address"] for message in received]
+    return [str(message.get("address")) for message in received]
 
 
 def whole_story(turn: int = 1) -> list[str]:
@@ -136,6 +138,31 @@ async def test_an_edge_that_goes_away_is_left_for_another_without_a_pause() -> N
         await client.send_text("two")
         assert places(await answer(client)) == whole_story(2)
     assert world.sockets == 2
+
+
+async def test_an_end_that_an_edge_tells_and_then_the_log_is_told_once_and_is_the_last_of_its_turn() -> None:
+    """An edge that waits for Redis tells of it without an address; another finds what was written then."""
+    world = World(broken={1})
+    async with serving(world) as one, serving(world) as other, ParleyClient([one, other]) as client:
+        await client.send_text("one")
+        assert (await client.until("error"))["turn"] == 1
+        lost = ClientError("engine_failed", "a part of the answer was lost", retryable=True)
+        world.told += [
+            {**world.told[0], "address": f"text:1-{len(WORDS)}"},
+            {**world.told[len(WORDS)], "address": f"speech:1-{FRAMES}"},
+            messages.error(lost, turn=1, address=f"speech:1-{FRAMES + 1}"),
+        ]
+        client.cut()
+        await client.until("resumed")
+        await client.send_text("two")
+        received = await answer(client)
+        assert [message["turn"] for message in received] == [2] * STORY
+        assert places(received) == whole_story(2)
+        client.cut()
+        await client.until("resumed")
+        world.told.append(messages.error(lost, turn=2))
+        await client.send_text("three")
+        assert places(await answer(client)) == whole_story(3)
 
 
 async def test_the_end_of_the_block_ends_the_conversation() -> None:
