@@ -52,6 +52,10 @@ def _key(path: Path | None, settings: Settings) -> str | None:
     if path is None:
         return settings.parley_api_keys[0] if settings.parley_api_keys else None
     try:
-        return path.read_text(encoding="ascii").strip()
+        words = path.read_text(encoding="ascii").split()
     except (OSError, UnicodeDecodeError):
-        raise Unusable(f"{path}: no key can be read from it") from None
+        words = []
+    # Whatever else it holds shall not be shown as a key, nor in the complaint that it is none.
+    if len(words) != 1 or not words[0].isprintable():
+        raise Unusable(f"{path}: no key can be read from it")
+    return words[0]

@@ -128,8 +128,8 @@ async def open_link(
     """
     try:
         parts = urlsplit(url)
-        host = parts.hostname or ""
-    except ValueError:
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:  # brackets that do not match, or a port that is none
         raise CannotConnect(f"{url} is no URL of a WebSocket", retryable=False) from None
     query = [parts.query] if parts.query else []
     query += [f"encoding={encoding}"] if encoding is not Encoding.JSON else []

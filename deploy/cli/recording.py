@@ -57,9 +57,10 @@ class Recording:
     def read(cls, path: Path) -> Self:
         """Raises `Unusable`, with a line that says what is wrong with the file."""
         try:
-            if path.stat().st_size > MAX_FILE_BYTES:
+            with path.open("rb") as file:
+                data = file.read(MAX_FILE_BYTES + 1)  # what is no plain file does not tell its size
+            if len(data) > MAX_FILE_BYTES:
                 raise Unusable(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB")
-            data = path.read_bytes()
             decoder = InputDecoder("wav", INPUT_RATE)
             pcm = decoder.feed(data) + decoder.flush()
         except OSError as error:

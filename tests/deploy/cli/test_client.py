@@ -281,6 +281,8 @@ async def test_a_close_that_is_meant_is_not_followed_by_a_resume(code: int, why:
         ("ws://127.0.0.1:1/ws", "nobody listens there"),
         ("http://127.0.0.1:1/ws", "no URL of a WebSocket"),
         ("ws://[::", "no URL of a WebSocket"),
+        ("ws://127.0.0.1:99999/ws", "no URL of a WebSocket"),
+        ("ws://127.0.0.1:port/ws", "no URL of a WebSocket"),
         ("nonsense", "no URL of a WebSocket"),
     ],
 )

@@ -64,3 +64,8 @@ def test_a_file_that_is_not_there_is_said_to_be_so(tmp_path: Path) -> None:
         Recording.read(tmp_path / "question.wav")
     with pytest.raises(Unusable, match="directory"):
         Recording.read(tmp_path)
+
+
+def test_a_file_without_an_end_is_not_read_to_it() -> None:
+    with pytest.raises(Unusable, match="larger than 256 MiB"):
+        Recording.read(Path("/dev/zero"))

@@ -166,11 +166,18 @@ async def test_a_key_comes_out_of_a_file_or_the_settings_and_is_shown_in_the_han
     assert world.keys == ["Bearer a-key-of-this-host", "Bearer a-key-in-a-file"]
 
 
-async def test_a_key_file_that_cannot_be_read_is_exit_code_2(
-    question: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("held", [None, "", "a-key\nanother-key\n", "a key", "a-k\x00ey"])
+async def test_a_key_file_that_holds_no_key_is_exit_code_2_and_shown_to_nobody(
+    held: str | None, question: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert await talk(question, "--key-file", str(tmp_path / "none")) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    file = tmp_path / "key"
+    if held is not None:
+        file.write_text(held)
+    world = World()
+    async with serving(world) as url:
+        assert await talk(question, "--url", url, "--key-file", str(file)) == 2
+    assert capsys.readouterr().err == f"parley: {file}: no key can be read from it\n"
+    assert world.asked_for == []
 
 
 async def test_no_more_is_sent_than_one_utterance_may_hold(
