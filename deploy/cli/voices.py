@@ -76,12 +76,20 @@ async def _workers(url: str) -> list[Worker]:
     """The TTS workers that live, by name. Raises `StoreError`."""
     store = Store(url)
     try:
-        names = sorted(name.decode() for name in await store.call("SMEMBERS", WORKERS))
+        names = sorted(name.decode(errors="replace") for name in await store.call("SMEMBERS", WORKERS))
         said = await store.call_all([("GET", worker_key(name)) for name in names]) if names else []
     finally:
         await store.close()
-    workers = [Worker.parse(raw) for raw in said if raw is not None]
-    return [worker for worker in workers if worker.role is Role.SPEAK]
+    workers = [_worker(raw) for raw in said if raw is not None]
+    return [worker for worker in workers if worker is not None and worker.role is Role.SPEAK]
+
+
+def _worker(raw: bytes) -> Worker | None:
+    """The worker, unless it says something else than those of this version do."""
+    try:
+        return Worker.parse(raw)
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _print_table(shown: Sequence[Row]) -> None:

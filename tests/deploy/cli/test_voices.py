@@ -86,3 +86,18 @@ def test_no_worker_is_one_line(url: str, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["voices"]) == 1
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", "parley: no TTS worker is running, so there are no voices\n")
+
+
+def test_a_worker_that_announces_itself_in_another_way_hides_no_voice(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    announce(url, speaking("b", "kokoro", KOKORO))
+    with redis.Redis.from_url(url) as client:
+        for name, said in (("a", "[]"), ("c", '{"role": "sing"}'), ("d", "{")):
+            client.sadd(WORKERS, name)
+            client.set(worker_key(name), said)
+        client.sadd(WORKERS, b"\xff")
+    assert main(["voices"]) == 0
+    shown = capsys.readouterr()
+    assert "af_heart" in shown.out
+    assert shown.err == ""
