@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from deploy.cli.entries import entry_of
 from deploy.cli.timeline import Row, Summary, details, merged, rows, summaries
 from shared import settings
+from shared.errors import StoryForked
 from shared.keys import is_conversation, log_key
-from shared.log import read_log
 from shared.reader import Cursor, Reader
 from shared.settings import Settings
 from shared.store import Store
@@ -82,8 +83,9 @@ async def _inspect(url: str, arguments: argparse.Namespace) -> int:
 
 
 async def _read(store: Store, conversation: str, turn: int | None) -> Logs:
-    first = Address(turn or 0, 0)
-    return {log: await read_log(store, log_key(conversation, log), first, turn) for log in Log}
+    start, end = ("-", "+") if turn is None else (str(turn), str(turn))
+    found = await store.call_all([("XRANGE", log_key(conversation, log), start, end) for log in Log])
+    return {log: [entry_of(log, *each) for each in entries] for log, entries in zip(Log, found, strict=True)}
 
 
 def _complain(arguments: argparse.Namespace) -> None:
@@ -101,13 +103,18 @@ async def _follow(store: Store, conversation: str, turn: int | None, logs: Logs,
     """Print what is written from now on, for ever. Raises `StoryForked`."""
     reader = Reader(store)
     arriving: asyncio.Queue[tuple[Log, Entry]] = asyncio.Queue()
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(reader.run())
-        for log, entries in logs.items():
-            after = entries[-1].address if entries else Address(turn or 1, -1)
-            tasks.create_task(_forward(log, reader.follow(log_key(conversation, log), after), turn, arriving))
-        while True:
-            printer.show(_sorted([await arriving.get(), *await _rest(arriving)]))
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(reader.run())
+            for log, entries in logs.items():
+                after = entries[-1].address if entries else Address(turn or 1, -1)
+                cursor = reader.follow(log_key(conversation, log), after)
+                tasks.create_task(_forward(log, cursor, turn, arriving))
+            while True:
+                printer.show(_sorted([await arriving.get(), *await _rest(arriving)]))
+    except* StoryForked as group:
+        forked = group.exceptions[0]
+    raise forked
 
 
 async def _forward(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from deploy.cli.entries import Unreadable, entry_of
 from edge.conversation import State
 from edge.room import ROLE_NAMES
 from shared.errors import StoreError
@@ -30,7 +31,7 @@ from shared.keys import (
     worker_key,
 )
 from shared.store import Reply, Store
-from shared.wire import Address, Closed, Entry, Frame, Log, Payload, SpeechEnd
+from shared.wire import Closed, Entry, Frame, Log, SpeechEnd
 
 LOOKED_AT = 1000
 """The tails of how many conversations are read, at the most."""
@@ -125,13 +126,6 @@ async def look(store: Store, conversations: int) -> Overview:
         len(looked_at),
         more,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable(Payload):
-    """What stands in an entry that only a newer Parley, or nobody, can read."""
-
-    kind = "?"
 
 
 def state_of(tails: Mapping[Log, Entry | None]) -> State | None:
@@ -233,21 +227,8 @@ async def _tails(store: Store, ids: Sequence[str]) -> dict[str, dict[Log, Entry 
     replies = await store.call_all(commands) if commands else []
     tails: dict[str, dict[Log, Entry | None]] = {each: {} for each in ids}
     for (each, log), found in zip(places, replies, strict=True):
-        tails[each][log] = _entry(log, *found[0]) if found else None
+        tails[each][log] = entry_of(log, *found[0]) if found else None
     return tails
-
-
-def _entry(log: Log, entry_id: bytes, flat: Sequence[bytes]) -> Entry:
-    """The entry, or as much of it as can be read."""
-    try:
-        return Entry.from_fields(log, entry_id, flat)
-    except (KeyError, ValueError, TypeError):
-        return Entry(Address.parse(entry_id), "", _at_us(flat), Unreadable())
-
-
-def _at_us(flat: Sequence[bytes]) -> int:
-    at = dict(zip(flat[::2], flat[1::2], strict=True)).get(b"at", b"")
-    return int(at) if at.isdigit() else 0
 
 
 async def _conversations(

@@ -90,6 +90,22 @@ async def test_everything_can_be_had_as_json(store: Store, capsys: pytest.Captur
     assert found["turns"][0]["tokens"] == 2
 
 
+async def test_an_entry_that_cannot_be_read_stands_where_it_is_and_hides_no_other(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As one of a newer worker does, while its peers are replaced."""
+    await write_a_turn(store)
+    await store.call("XADD", log_key(ID, Log.TEXT), "1-4", "w", "a-tag", "kind", "laughter", "at", "1")
+    assert await inspect(ID) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1:5] for line in lines if line.split()[2:3] == ["1-4"]] == [
+        ["text", "1-4", "a-tag", "?"]
+    ]
+    assert "turn 1: 0.04 s of speech; being answered" in lines
+    assert await inspect(ID, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["entries"][-1]["kind"] == "?"
+
+
 async def test_a_conversation_that_is_not_there_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert await inspect(ID) == 1
     assert capsys.readouterr().err.count("\n") == 1
@@ -128,3 +144,27 @@ async def test_a_living_conversation_can_be_followed(store: Store) -> None:
             following.kill()
         await following.communicate()
     assert [line.split()[2] for line in written.decode().splitlines()] == ["2-0", "2-1", "2-2", "2-3"] * 2
+
+
+async def test_a_story_that_was_lost_while_it_was_followed_is_one_line(store: Store) -> None:
+    await write_a_turn(store)
+    words = ("-m", "deploy.cli", "inspect", ID, "--follow")
+    following = await asyncio.create_subprocess_exec(
+        sys.executable, *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    assert following.stdout is not None
+    try:
+        async with asyncio.timeout(WITHIN_S):
+            await following.stdout.readuntil(b"stop, 2 tokens, 1 chunks\n")
+            await write_a_turn(store, 2)
+            await following.stdout.readuntil(b"stop, 2 tokens, 1 chunks\n")
+            await store.call("DEL", *(log_key(ID, log) for log in Log))
+            await write_a_turn(store, 2)
+            _, err = await following.communicate()
+    finally:
+        if following.returncode is None:
+            following.kill()
+            await following.communicate()
+    assert following.returncode == 1
+    assert err.startswith(b"parley: ")
+    assert err.count(b"\n") == 1
