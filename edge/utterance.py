@@ -110,10 +110,10 @@ class Utterance:
         try:
             await writer.append(*payloads)
         except TurnBusy:
-            # The utterance before was left open, by a session that died or a Redis that forgot its end.
+            # The utterance before was left open, by a session that died or a Redis that forgot its end; such
+            # a Redis forgot as well whatever stood there of this one.
             await self._director.write_closed(writer.turn - 1, Closed("superseded"), (Log.AUDIO,))
-            writer.entries.clear()
-            await writer.append(*payloads)
+            await writer.write_again()
 
     def _withdraw(self, turn: int) -> None:
         if self._dialogue.conversation.lives(turn):

@@ -103,7 +103,8 @@ class LogWriter:
         """Write the payloads, all or none, as the turn's next entries; the address of the last.
 
         Raises `TurnClosed`, `TurnTaken`, `TurnBusy`, `TurnFull`; `StoreFull` at `maxmemory` and `StoreError`
-        when Redis is gone for longer than the writer waits. After an error the writer is of no more use.
+        when Redis is gone for longer than the writer waits. After an error the writer is of no more use, but
+        for `write_again` after `TurnBusy`.
         """
         async with self._lock:
             start = len(self.entries)
@@ -116,6 +117,14 @@ class LogWriter:
             last = self.entries[-1].address
             await self._write_from(start)
             return last
+
+    async def write_again(self) -> None:
+        """Write what the log lacks of the memory: all of it, if need be, after a `TurnBusy` was seen to.
+
+        Raises what `append` raises.
+        """
+        async with self._lock:
+            await self._write_from(0)
 
     async def _write_from(self, seq: int) -> None:
         while seq < len(self.entries):

@@ -10,8 +10,8 @@ from websockets.asyncio.client import connect
 
 from shared.errors import StoreError
 from shared.keys import Role, log_key, meta_key, work_key
-from shared.log import LogWriter
-from shared.wire import Closed, Log, ReplyEnd, Token, UtteranceEnd, new_tag
+from shared.log import LogWriter, read_log
+from shared.wire import Address, Closed, Log, ReplyEnd, Token, UtteranceEnd, new_tag
 from tests.conftest import eventually
 from tests.edge.world import SECOND, Client, World, kinds
 
@@ -210,6 +210,26 @@ async def test_an_utterance_before_whose_end_redis_forgot_does_not_block_the_nex
         await client.until("chunked_streaming_complete")
         await world.store.call("RESTORE", key, 60_000, before, "REPLACE")
         await next_turn_works(world, client, 2)
+
+
+async def test_an_utterance_whose_beginning_redis_forgot_with_the_end_of_the_one_before_is_whole_again(
+    world: World,
+) -> None:
+    async with world.client() as client:
+        key = log_key(client.conversation, Log.AUDIO)
+        await client.speak(SHORT, ends=False)
+        await client.until("audio_ack")
+        before = await world.store.call("DUMP", key)
+        await client.speak(SHORT)
+        answer = await world.answer(client)
+        await answer.end()
+        await client.until("chunked_streaming_complete")
+        await client.speak(SHORT, ends=False)
+        await client.until("speech_started")
+        await world.store.call("RESTORE", key, 60_000, before, "REPLACE")
+        await next_turn_works(world, client, 2)
+        second = await read_log(world.store, key, Address(2, 0), 2)
+    assert [entry.payload.kind for entry in second] == ["open", "chunk", "chunk", "end"]
 
 
 async def test_meta_that_redis_forgot_is_written_again(world: World) -> None:
