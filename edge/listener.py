@@ -105,7 +105,7 @@ class Listener:
         """The client says that the utterance is whole, or that what sounded like one is none."""
         self._notice_loss()
         if not self._endpointing.maybe and not self._endpointing.speaking:
-            return self._turns.nothing_to_end()
+            return  # The client cannot know that.
         if self.standing and not self._endpointing.paused:
             self._take_rest()
             self._write_upto(self._tape.end)
