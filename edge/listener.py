@@ -210,6 +210,8 @@ class Listener:
 
     def _follow(self, event: Event, message: AudioChunk | None) -> None:
         match event:
+            case Onset() if self._dialogue.configuration.vad is None:
+                self._drop()  # Nobody listens for another utterance than the one that stood.
             case Onset() if self._dialogue.configuration.interrupt:
                 self._player.halt()
             case Dropped():

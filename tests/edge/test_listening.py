@@ -637,6 +637,17 @@ async def test_an_utterance_that_was_found_goes_on_so_and_then_the_client_says_t
         assert (stopped["turn"], stopped["reason"], stopped["audio_ms"]) == (2, "client", 36 * WINDOW_MS)
 
 
+async def test_no_other_utterance_is_found_behind_one_that_outlasts_the_listening(world: World) -> None:
+    async with listened(world) as client:
+        await send(client, loud(10))
+        await client.configure(turn_detection="none", pacing="none")
+        await client.speak(quiet(20) + loud(20), ends=False)
+        await client.until("speech_stopped")
+        await client.speak(loud(5))
+        started = await client.until("speech_started")
+    assert (started["turn"], started["reason"], started["audio_ms"]) == (2, "client", 50 * WINDOW_MS)
+
+
 async def test_other_ends_of_utterances_hold_from_the_next_one_on(world: World) -> None:
     async with listened(world) as client:
         await send(client, loud(10))
