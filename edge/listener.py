@@ -14,6 +14,7 @@ voice is, nor when it is silent for long enough: that is said by the detector an
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 
 AT_ONCE_BYTES = 32 * WINDOW_SAMPLES * SAMPLE_BYTES
 """What the detector is given at a time, about a second: the first words of a long slice are known first."""
+
+HEARD_WITHIN_S = 2.0
+"""How long the detector may take: a call of it that hangs shall not hold up what else the client says."""
 
 DEAF_SAMPLES = INPUT_RATE
 """How much input is passed over after the detector failed, so that a client is not told with every slice."""
@@ -147,10 +151,14 @@ class Listener:
                 return self._pass_over(self._intake.position)
             piece = pcm[start : start + AT_ONCE_BYTES]
             self._tape.add(piece)
+            given_at = time.monotonic()
             try:
-                heard = await self._ear.hear(piece)
+                async with asyncio.timeout(HEARD_WITHIN_S):
+                    heard = await self._ear.hear(piece)
+            except TimeoutError:
+                return await self._fail(EngineError("the detector does not answer"), given_at)
             except EngineError as error:
-                return await self._fail(error)
+                return await self._fail(error, given_at)
             self._notice_loss()
             for window in heard:
                 await self._heed(window, message)
@@ -284,14 +292,16 @@ class Listener:
         self._endpointing.end()
         self._player.go_on()
 
-    async def _fail(self, error: EngineError) -> None:
+    async def _fail(self, error: EngineError, given_at: float) -> None:
         """What was given to the detector is lost, and with it the utterance that stands."""
         log.warning("voice activity is not detected: %s", error)
         failure = ClientError("engine_failed", "voice activity detection failed; go on", retryable=True)
         turn, stood = self._turn, self.standing
         self._drop()
         self._pass_over(self._intake.position)
-        self._deaf_before = self._intake.position + DEAF_SAMPLES
+        # What has come in meanwhile as well, or this would fall behind by each failure.
+        waited_samples = int((time.monotonic() - given_at) * INPUT_RATE)
+        self._deaf_before = self._intake.position + waited_samples + DEAF_SAMPLES
         if turn is not None and stood:
             self._director.fail(turn, failure, unwritten=True)
         else:

@@ -859,6 +859,25 @@ async def test_who_waits_for_the_detector_holds_nobody_up_and_may_go_meanwhile(r
             assert (await again.until("speech_stopped"))["turn"] == 1
 
 
+async def test_a_detector_that_does_not_answer_has_failed(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = Stuck()
+    async with (
+        running(redis_url, detector=detector) as world,
+        listened(world),
+        listened(world) as client,
+    ):
+        monkeypatch.setattr("edge.listener.HEARD_WITHIN_S", 0.05)
+        await send(client, loud(10))
+        error = await client.until("error")
+        assert (error["code"], error["retryable"], error["turn"]) == ("engine_failed", True, None)
+        monkeypatch.undo()
+        detector.free.set()
+        await send(client, loud(60) + quiet(17))
+        assert (await client.until("speech_stopped"))["turn"] == 1
+
+
 async def test_a_recording_is_found_by_the_detector_that_an_edge_has(redis_url: str) -> None:
     silence = sounds.silence(1.0)
     async with (
