@@ -94,7 +94,14 @@ class Configuration:
             return self
         return replace(self, language=None)
 
-    def opening(self, *, text: str | None = None, chunk_id: str | None = None, batch: bool = False) -> Open:
+    def opening(
+        self,
+        *,
+        text: str | None = None,
+        chunk_id: str | None = None,
+        batch: bool = False,
+        by_voice: bool = False,
+    ) -> Open:
         """The first entry of a turn under these settings."""
         return Open(
             voice=self.voice,
@@ -108,6 +115,7 @@ class Configuration:
             text=text,
             chunk_id=chunk_id,
             batch=batch,
+            by_voice=by_voice,
         )
 
     def dump(self) -> dict[str, object]:

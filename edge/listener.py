@@ -90,7 +90,7 @@ class Listener:
 
     def resume(self, *, paused: bool) -> None:
         """An utterance that was found by voice activity stands open at the end of the input, in the log."""
-        self._keep_to_configuration()
+        self._listen_anew(self._dialogue.configuration.vad or ServerVad())
         self._endpointing.resume(paused=paused)
         self._turn = self._dialogue.conversation.turn
 
@@ -122,19 +122,24 @@ class Listener:
 
     def _keep_to_configuration(self) -> None:
         """Listen under the settings that hold now, unless an utterance stands from before."""
-        configuration = self._dialogue.configuration
-        vad = configuration.vad
-        holds = (vad, configuration.input_format, configuration.input_sample_rate)
+        vad = self._dialogue.configuration.vad
         # Input that did not come this way was an utterance of which the client said where it ends.
-        if vad is None or self.standing or (holds == self._holds and self._tape.end == self._intake.position):
-            return
-        self._holds = holds
+        goes_on = self._holds == self._settings(vad) and self._tape.end == self._intake.position
+        if vad is not None and not self.standing and not goes_on:
+            self._listen_anew(vad)
+
+    def _listen_anew(self, vad: ServerVad) -> None:
+        self._holds = self._settings(vad)
         self._padding_samples = int(vad.prefix_padding_ms * INPUT_RATE / 1000)
         self._drop()
-        self._intake.start(configuration)
+        self._intake.start(self._dialogue.configuration)
         self._ear.forget()
         self._tape.restart(self._intake.position)
         self._endpointing = Endpointing(vad, self._intake.position)
+
+    def _settings(self, vad: ServerVad | None) -> object:
+        configuration = self._dialogue.configuration
+        return vad, configuration.input_format, configuration.input_sample_rate
 
     def _decoded(self, message: AudioChunk) -> bytes:
         try:
@@ -241,7 +246,9 @@ class Listener:
             self._player.go_on()
             self._tell.append(messages.error(error, chunk_id=message.chunk_id))
             return
-        opening = self._turns.begin(configuration, chunk_id=message.chunk_id, batch=message.batch)
+        opening = self._turns.begin(
+            configuration, chunk_id=message.chunk_id, batch=message.batch, by_voice=True
+        )
         self._turn = self._dialogue.conversation.turn
         self._payloads.append(opening)
         self._tell.append(self._turns.started(place, "server_vad"))

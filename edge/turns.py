@@ -87,10 +87,12 @@ class Turns:
         text: str | None = None,
         chunk_id: str | None = None,
         batch: bool = False,
+        by_voice: bool = False,
     ) -> Open:
         """A turn begins, by default an utterance; the first entry of its log, which is still to be written.
 
-        Raises `ClientError` as `check_room` does for the line of turns.
+        `by_voice`: the utterance was found by voice activity, and its end will be. Raises `ClientError` as
+        `check_room` does for the line of turns.
         """
         conversation, player = self._dialogue.conversation, self._director.downlink.player
         effects = conversation.begin(typed=text is not None, interrupt=configuration.interrupt)
@@ -109,7 +111,7 @@ class Turns:
         self._director.carry_out(effects)
         # What the user's voice held back is cut off by now, or is to be heard before this turn's answer.
         player.go_on()
-        return configuration.opening(text=text, chunk_id=chunk_id, batch=batch)
+        return configuration.opening(text=text, chunk_id=chunk_id, batch=batch, by_voice=by_voice)
 
     def end(self, at_s: float, reason: str, input_samples: int) -> UtteranceEnd:
         """The utterance is whole as of `at_s` (monotonic); its last entry, which is still to be written."""

@@ -95,7 +95,7 @@ class Uplink:
     async def resume(self, *, utterance_open: bool) -> None:
         """Take up the input where the log has it. Raises `LogError` and `StoreError`."""
         found = await self._turns.resume(utterance_open=utterance_open)
-        if found is not None and self._dialogue.configuration.vad is not None:
+        if found is not None and found.by_voice:
             self._listener.resume(paused=found.paused)
         elif found is not None:
             self._dictation.resume()

@@ -19,17 +19,21 @@ from shared.audio import SAMPLE_BYTES
 from shared.errors import LogError, StoreError, StoreFull, TurnBusy, TurnTaken
 from shared.keys import MAX_TURN_BYTES, log_key, session_key
 from shared.log import LogWriter
-from shared.wire import Chunk, Closed, Log, Pause, Payload
+from shared.wire import Chunk, Closed, Log, Open, Pause, Payload
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An open utterance in the log: `samples` of it stand there, and last, if it is `paused`, a pause."""
+    """An open utterance in the log: `samples` of it stand there, and last, if it is `paused`, a pause.
+
+    `by_voice`: voice activity finds its end.
+    """
 
     samples: int
     paused: bool
+    by_voice: bool
 
 
 class Utterance:
@@ -55,7 +59,11 @@ class Utterance:
             self._dialogue.retention.note(self._writer.turn, payload)
         audio = [payload for payload in written if isinstance(payload, Chunk | Pause)]
         samples = sum(len(chunk.pcm) // SAMPLE_BYTES for chunk in audio if isinstance(chunk, Chunk))
-        return Found(samples, paused=bool(audio) and isinstance(audio[-1], Pause))
+        return Found(
+            samples,
+            paused=bool(audio) and isinstance(audio[-1], Pause),
+            by_voice=any(isinstance(payload, Open) and payload.by_voice for payload in written),
+        )
 
     async def append(self, payloads: Sequence[Payload]) -> bool:
         """Write what comes next; false if the turn has ended by that, of which the client is told.

@@ -110,7 +110,8 @@ class Closed(Payload):
 class Open(Payload):
     """`audio`, seq 0: the turn begins. The settings that hold for it; `text` is set for a typed turn.
 
-    `batch`: it is answered in one piece, by the jobs process.
+    `batch`: it is answered in one piece, by the jobs process. `by_voice`: voice activity began the utterance,
+    and finds its end.
     """
 
     kind = "open"
@@ -125,6 +126,7 @@ class Open(Payload):
     text: str | None = None
     chunk_id: str | None = None
     batch: bool = False
+    by_voice: bool = False
 
 
 @dataclass(frozen=True, slots=True)

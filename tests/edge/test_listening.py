@@ -152,7 +152,7 @@ async def test_the_settings_of_an_utterance_are_those_of_the_slice_that_makes_it
         await send(client, loud(10) + quiet(20), chunk_id="loud", speed=1.5, streaming=False)
         await client.until("speech_stopped")
         opening = (await world.log(client, Log.AUDIO))[0]
-    assert opening == Open(prompt="Be brief.", speed=1.5, chunk_id="loud", batch=True)
+    assert opening == Open(prompt="Be brief.", speed=1.5, chunk_id="loud", batch=True, by_voice=True)
 
 
 async def test_an_utterance_ends_where_it_is_longest_and_what_follows_may_be_another(redis_url: str) -> None:
@@ -727,6 +727,33 @@ async def test_a_pause_goes_on_in_another_session(world: World, goes_on: bool) -
     else:
         assert shape(log) == "open chunk pause take end"
         assert audio(log) == (0, sound[: 2 * 27 * WINDOW_SAMPLES])
+
+
+async def test_an_utterance_that_was_found_goes_on_so_in_another_session(world: World) -> None:
+    sound = loud(10) + quiet(16)
+    async with listened(world) as lost:
+        await send(lost, sound[: 2 * 10 * WINDOW_SAMPLES])
+        await lost.until("speech_started")
+        await lost.configure(turn_detection="none")
+        async with resuming(world, lost) as client:
+            await send_from(client, sound, client.received[1]["input_samples"])
+            stopped = await client.until("speech_stopped")
+            assert audio(await world.log(client, Log.AUDIO)) == (0, sound[: 2 * 17 * WINDOW_SAMPLES])
+    assert (stopped["turn"], stopped["reason"], stopped["audio_ms"]) == (1, "silence", 10 * WINDOW_MS)
+
+
+async def test_an_utterance_of_which_the_client_says_the_end_goes_on_so_in_another_session(
+    world: World,
+) -> None:
+    async with world.client() as lost:
+        await lost.speak(loud(10), ends=False)
+        await lost.until("audio_ack")
+        await lost.configure(turn_detection="server_vad")
+        async with resuming(world, lost) as client:
+            await client.speak(quiet(30), ends=False)
+            await client.send("end_of_utterance")
+            stopped = await client.until("speech_stopped")
+    assert (stopped["turn"], stopped["reason"], stopped["audio_ms"]) == (1, "client", 40 * WINDOW_MS)
 
 
 async def test_how_long_an_utterance_is_is_not_forgotten_by_another_session(redis_url: str) -> None:
