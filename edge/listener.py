@@ -210,6 +210,8 @@ class Listener:
     async def _heed(self, window: Heard, message: AudioChunk) -> None:
         for event in self._endpointing.feed(window):
             self._follow(event, message)
+            if isinstance(event, Dropped):
+                await self._player.let_out()  # The next sound may begin in this very slice.
         endpointing, measure = self._endpointing, self._turns.measure
         if self.standing:
             unwritten = endpointing.place - self._tape.start

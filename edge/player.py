@@ -37,8 +37,8 @@ ECHO_TAIL_MS = 300.0
 """How long a room and a client's own buffers may sound on after the clock says that all was heard."""
 
 LONGEST_HALT_MS = 3000.0
-"""After so long frames leave again by themselves: a client that sends no more in the middle of a sound, so
-that nobody ever finds out what it was, shall still get its answer."""
+"""After so long something leaves again by itself, however often it was halted anew: a client that sends no
+more in the middle of a sound, so that nobody ever finds out what it was, shall still get its answer."""
 
 HEARD_SLACK_MS = 1.0
 """What rounding may take from the sum of many frames: the last word shall not be lost to it."""
@@ -93,15 +93,31 @@ class Player:
         At most the one frame that is just being written still goes; it counts as sent.
         """
         self.playout.halt()
-        self._halted_until_ms = _now_ms() + LONGEST_HALT_MS
+        self._halted_until_ms = min(self._halted_until_ms, _now_ms() + LONGEST_HALT_MS)
         self.look()
 
     def go_on(self) -> None:
-        """End a halt, if there is one: what it held back leaves from now on, in order."""
-        if self._halted_until_ms < math.inf:
+        """End a halt, if there is one: what it held back leaves from now on, in order.
+
+        Until something of that has left, another halt is no longer than the rest of this one.
+        """
+        self.playout.go_on()
+        if self.playout.next_due_ms(_now_ms()) is None:
             self._halted_until_ms = math.inf
-            self.playout.go_on()
-            self.look()
+        self.look()
+
+    async def let_out(self) -> None:
+        """Let leave what is due, before anything else happens."""
+        async with self._leaving:
+            # One at a time: what is not being written yet can still be halted.
+            while lines := self.playout.due(_now_ms(), at_most=1):
+                self._halted_until_ms = math.inf
+                line = lines[0]
+                if isinstance(line, FrameLine):
+                    await self._let_frame_out(line)
+                else:
+                    await self._let_completion_out(line)
+        self._moved.set()
 
     def audible(self) -> bool:
         """Whether the user's microphone may hear an answer: one is playing there, or was just now."""
@@ -111,7 +127,7 @@ class Player:
         """Put a line behind those that wait; it leaves here if it is due."""
         duration_ms = line.duration_ms if isinstance(line, FrameLine | Whole) else 0.0
         if self.playout.push(line.address, line, duration_ms):
-            await self._let_out()
+            await self.let_out()
             due_ms = self.playout.next_due_ms(_now_ms())
             if due_ms is not None and due_ms < self._wakes_at_ms:
                 self._wake.set()
@@ -175,8 +191,9 @@ class Player:
         loop = asyncio.get_running_loop()
         while True:
             if _now_ms() >= self._halted_until_ms:
-                self.go_on()
-            await self._let_out()
+                self._halted_until_ms = math.inf
+                self.playout.go_on()
+            await self.let_out()
             self._wakes_at_ms = min(self._next_ms(), self._halted_until_ms)
             timer = None
             if self._wakes_at_ms < math.inf:
@@ -201,17 +218,6 @@ class Player:
             self._carry_out(self._dialogue.conversation.heard_out(turn), None)
             return math.inf
         return heard_out_ms
-
-    async def _let_out(self) -> None:
-        async with self._leaving:
-            # One at a time: what is not being written yet can still be halted.
-            while lines := self.playout.due(_now_ms(), at_most=1):
-                line = lines[0]
-                if isinstance(line, FrameLine):
-                    await self._let_frame_out(line)
-                else:
-                    await self._let_completion_out(line)
-        self._moved.set()
 
     async def _let_frame_out(self, line: FrameLine) -> None:
         notes = self._dialogue.notes(line.turn)

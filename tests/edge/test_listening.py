@@ -299,6 +299,22 @@ async def test_a_cough_holds_the_answer_back_and_then_it_goes_on_without_a_gap(
     assert "audio_interrupted" not in kinds(client.received)
 
 
+async def test_between_two_coughs_in_one_slice_the_answer_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.player.LONGEST_HALT_MS", 60_000.0)
+    async with listened(world) as client:
+        await send(client, loud(10) + quiet(16))
+        answer = await world.answer(client)
+        await send(client, loud(1) + quiet(3))
+        await done(client)
+        await answer.say("Here I am.", 8)
+        await eventually(partial(waits, client, 8), "the frames wait")
+        await send(client, quiet(4) + loud(1) + quiet(3), 8 * WINDOW_SAMPLES)
+        await done(client)
+        assert [m["frame_index"] for m in told(client, "sequential_audio")] == list(range(8))
+
+
 async def configured(client: Client, world: World) -> None:
     await client.configure(speed=1.1)
 

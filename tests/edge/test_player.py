@@ -201,6 +201,38 @@ async def test_a_halt_that_nobody_ends_ends_by_itself(monkeypatch: pytest.Monkey
         await stage.tells(["0", "1", COMPLETE])
 
 
+async def test_a_halt_is_no_longer_for_being_renewed_before_anything_has_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(player_module, "LONGEST_HALT_MS", 100.0)
+    async with playing() as stage:
+        stage.player.halt()
+        await stage.put(stage.answer(2))
+
+        def renewed() -> bool:
+            stage.player.go_on()
+            stage.player.halt()
+            return stage.told == ["0", "1", COMPLETE]
+
+        await eventually(renewed, "it ends by itself")
+
+
+async def test_a_halt_that_held_nothing_back_does_not_shorten_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(player_module, "LONGEST_HALT_MS", 0.0)
+    async with playing() as stage:
+        stage.player.halt()
+        stage.player.go_on()
+        monkeypatch.setattr(player_module, "LONGEST_HALT_MS", 60_000.0)
+        stage.player.halt()
+        await stage.put(stage.answer(2))
+        await eventually(lambda: stage.player._wakes_at_ms > _soon() + 30_000.0, "the second halt lasts")
+        assert stage.told == []
+        stage.player.go_on()
+        await stage.tells(["0", "1", COMPLETE])
+
+
 async def test_an_answer_is_audible_from_its_first_frame_until_a_little_after_its_last(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
