@@ -113,6 +113,8 @@ class Director:
         """
         now = time.monotonic()
         awaited = self._dialogue.conversation.awaited
+        if awaited is not None and self.downlink.player.waits(awaited):
+            self._dialogue.notes(awaited).moved_at = now
         silent_s = now - self._dialogue.notes(awaited).moved_at if awaited is not None else 0.0
         if awaited is not None and silent_s > self._patience_s(awaited):
             self.fail(awaited, LATE)

@@ -126,7 +126,7 @@ class Player:
     async def put(self, line: FrameLine | Complete) -> None:
         """Put a line behind those that wait; it leaves here if it is due."""
         duration_ms = line.duration_ms if isinstance(line, FrameLine | Whole) else 0.0
-        if self.playout.push(line.address, line, duration_ms):
+        if self.playout.push(line.address, line, duration_ms, at_once=isinstance(line, Whole)):
             await self.let_out()
             due_ms = self.playout.next_due_ms(_now_ms())
             if due_ms is not None and due_ms < self._wakes_at_ms:
@@ -157,6 +157,10 @@ class Player:
         """The client says what was heard."""
         self.playout.report(turn, played_ms, _now_ms())
         self.look()
+
+    def waits(self, turn: int) -> bool:
+        """Whether something of the turn is here, and leaves when its time has come."""
+        return self.playout.heard_out_ms(turn, _now_ms()) is None
 
     def look(self) -> None:
         """See anew what is due next."""

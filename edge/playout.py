@@ -5,7 +5,8 @@
 
 Owns order, dedupe, pace, halts and flush. Pure: no socket, no log, no clock of its own; `now_ms` is any clock
 that only goes forward, the same one throughout. All turns share one queue and one clock, so no two of them
-are heard at once. How much may wait is for the caller to bound, by `backlog_ms`.
+are heard at once, except for what leaves in one piece: when that is played is the client's own affair. How
+much may wait is for the caller to bound, by `backlog_ms`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class _Item(NamedTuple, Generic[T]):
     address: Address
     payload: T
     duration_ms: float
+    at_once: bool
 
 
 @dataclass(slots=True)
@@ -114,11 +116,14 @@ class Playout(Generic[T]):
         """Let leave again what waits: all that a halt held back, later by as much as the listener missed."""
         self._halted = False
 
-    def push(self, address: Address, payload: T, duration_ms: float) -> bool:
-        """Put an item in line; false if it, or one after it, was there before, or its turn was flushed."""
+    def push(self, address: Address, payload: T, duration_ms: float, *, at_once: bool = False) -> bool:
+        """Put an item in line; false if it, or one after it, was there before, or its turn was flushed.
+
+        `at_once`: it does not wait for its time, nor does what comes after it wait until it was heard.
+        """
         if not self._advance(address):
             return False
-        self._waiting.append(_Item(address, payload, duration_ms))
+        self._waiting.append(_Item(address, payload, duration_ms, at_once))
         self._backlog_ms += duration_ms
         return True
 
@@ -144,7 +149,8 @@ class Playout(Generic[T]):
             if item.duration_ms > 0:
                 # After an underrun or a halt the listener hears silence: what comes late is played late.
                 start_ms = max(self._plays_until_ms, now_ms)
-                self._plays_until_ms = start_ms + item.duration_ms
+                if not item.at_once:
+                    self._plays_until_ms = start_ms + item.duration_ms
                 self._tracks[item.address.turn].extend(start_ms, item.duration_ms)
         return leaving
 
@@ -231,6 +237,6 @@ class Playout(Generic[T]):
         """
         if self._halted or not self._waiting:
             return float("inf")
-        if not self.paced:
+        if not self.paced or self._waiting[0].at_once:
             return float("-inf")
         return self._plays_until_ms - max(0.0, self._lead_ms - self._waiting[0].duration_ms)

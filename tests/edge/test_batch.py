@@ -190,6 +190,40 @@ async def test_what_was_sent_counts_as_heard_as_it_plays(world: World) -> None:
     assert "audio_interrupted" not in kinds(client.received)
 
 
+@pytest.mark.parametrize("batch", [True, False])
+async def test_what_waits_behind_a_long_answer_is_answered_as_soon_as_that_was_sent(
+    world: World, batch: bool
+) -> None:
+    async with world.client(interrupt=False) as client:
+        await client.speak(SHORT, streaming=False)
+        await client.speak(SHORT, streaming=not batch)
+        await answered(world, client, frames=300)  # a minute of speech
+        answer = await (taken(world, client, 2) if batch else world.answer(client, 2))
+        await answer.say("Two.", frames=2)
+        await answer.end()
+        done = await client.until("audio_response", "chunked_streaming_complete", "error")
+    assert (done["turn"], done["audio_duration_ms"]) == (2, 200.0)
+
+
+async def test_an_answer_is_not_late_while_it_is_here_and_held_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world.client(pacing="none") as client:
+        await client.speak(SHORT)
+        answer = await world.answer(client)
+        (session,) = world.sessions._sessions
+        session._downlink.player.halt()
+        await answer.say("One.")
+        await eventually(lambda: session._downlink.player.playout.frames == 1, "a frame waits")
+        monkeypatch.setattr(director, "DEADLINE_S", 0.0)
+        await session._director.tick(session._uplink.confirm)
+        monkeypatch.undo()
+        await answer.end()
+        session._downlink.player.go_on()
+        assert (await client.until("chunked_streaming_complete", "error"))["turn"] == 1
+    assert "error" not in kinds(client.received)
+
+
 async def test_a_turn_that_fails_is_an_error(world: World) -> None:
     async with world.client() as client:
         await client.speak(SHORT, chunk_id="c", streaming=False)

@@ -89,6 +89,28 @@ def test_a_caller_that_wakes_late_does_not_let_the_clock_drift() -> None:
     assert playout.next_due_ms(250.0) == 250.0
 
 
+def test_what_leaves_at_once_neither_waits_for_its_time_nor_is_waited_for() -> None:
+    playout = filled(3)
+    assert playout.push(Address(2, 0), "whole", 8000.0, at_once=True)
+    add(playout, 3, range(4))
+    assert playout.due(0.0) == ["1-0", "1-1", "1-2", "whole"]
+    assert list(play(playout, 0.0)) == [(100.0, "3-0"), (200.0, "3-1"), (300.0, "3-2"), (400.0, "3-3")]
+    # To be heard it needs its time all the same, behind what played when it left.
+    assert [playout.heard_ms(2, now_ms) for now_ms in (300.0, 1300.0, 9000.0)] == [0.0, 1000.0, 8000.0]
+    assert (playout.heard_out_ms(2, 400.0), playout.sounds_until_ms) == (8300.0, 8300.0)
+
+
+def test_what_leaves_at_once_is_halted_and_flushed_like_the_rest() -> None:
+    playout: Playout[str] = Playout(LEAD_MS)
+    playout.push(Address(1, 0), "whole", 8000.0, at_once=True)
+    playout.halt()
+    assert (playout.due(0.0), playout.frames, playout.backlog_ms) == ([], 1, 8000.0)
+    playout.go_on()
+    assert playout.due(50.0) == ["whole"]
+    playout.flush(1, 1050.0)
+    assert (playout.heard_ms(1, 9000.0), playout.sounds_until_ms) == (1000.0, 1050.0)
+
+
 def test_nothing_is_due_when_nothing_waits() -> None:
     playout: Playout[str] = Playout(LEAD_MS)
     assert playout.next_due_ms(5.0) is None
