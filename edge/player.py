@@ -145,13 +145,11 @@ class Player:
         if not line.held:
             await self.put(whole)
         elif whole.duration_ms > 0:
-            self.playout.held(whole.address, whole.duration_ms)
-            self._dialogue.conversation.spoke(line.turn)
+            self._held(whole, at_once=True)
 
     def held(self, line: FrameLine) -> None:
         """The client has this frame from before."""
-        self.playout.held(line.address, line.duration_ms)
-        self._dialogue.conversation.spoke(line.turn)
+        self._held(line)
 
     def report(self, turn: int, played_ms: float) -> None:
         """The client says what was heard."""
@@ -207,6 +205,12 @@ class Player:
             self._wake.clear()
             if timer is not None:
                 timer.cancel()
+
+    def _held(self, line: FrameLine | Whole, *, at_once: bool = False) -> None:
+        conversation = self._dialogue.conversation
+        settled = not conversation.lives(line.turn)
+        self.playout.held(line.address, line.duration_ms, _now_ms(), at_once=at_once, settled=settled)
+        conversation.spoke(line.turn)
 
     def _next_ms(self) -> float:
         """When the next thing is due; infinite if nothing is."""

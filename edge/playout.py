@@ -34,12 +34,14 @@ class _Item(NamedTuple, Generic[T]):
 class _Track:
     """What left of one turn: `settled_ms` of it was heard before `runs`, each from one time to another.
 
-    `until_ms`: when the last of it is heard, or was.
+    `until_ms`: when the last of it is heard, or was. `lags_until_ms`: until when it may sound at a listener
+    who is behind, though it counts as heard.
     """
 
     left_ms: float = 0.0
     settled_ms: float = 0.0
     until_ms: float = float("-inf")
+    lags_until_ms: float = float("-inf")
     runs: list[tuple[float, float]] = field(default_factory=list)
 
     def extend(self, start_ms: float, duration_ms: float) -> None:
@@ -52,6 +54,10 @@ class _Track:
             self.runs[-1] = (begin_ms, end_ms + duration_ms)
         self.until_ms = self.runs[-1][1]
 
+    @property
+    def sounds_until_ms(self) -> float:
+        return max(self.until_ms, self.lags_until_ms)
+
     def heard_ms(self, now_ms: float) -> float:
         if now_ms >= self.until_ms:
             return self.left_ms  # and not a sum that may miss it by a rounding
@@ -60,16 +66,19 @@ class _Track:
 
     def correct(self, heard_ms: float, now_ms: float) -> None:
         """This much was heard by now; the rest of what left plays from now on."""
+        sounds_until_ms = self.sounds_until_ms
+        self.lags_until_ms = float("-inf")
         self.settled_ms = min(heard_ms, self.left_ms)
         rest_ms = self.left_ms - self.settled_ms
         self.runs = [(now_ms, now_ms + rest_ms)] if rest_ms > 0 else []
-        self.until_ms = now_ms + rest_ms if rest_ms > 0 else min(self.until_ms, now_ms)
+        self.until_ms = now_ms + rest_ms if rest_ms > 0 else min(sounds_until_ms, now_ms)
 
     def stop(self, now_ms: float) -> None:
         """Nothing more of it will be heard."""
         self.left_ms = self.settled_ms = self.heard_ms(now_ms)
         self.runs = []
-        self.until_ms = min(self.until_ms, now_ms)
+        self.until_ms = min(self.sounds_until_ms, now_ms)
+        self.lags_until_ms = float("-inf")
 
 
 class Playout(Generic[T]):
@@ -103,7 +112,7 @@ class Playout(Generic[T]):
     @property
     def sounds_until_ms(self) -> float:
         """When the listener hears, or heard, the last of what has left; minus infinity if nothing has."""
-        return max((track.until_ms for track in self._tracks.values()), default=float("-inf"))
+        return max((track.sounds_until_ms for track in self._tracks.values()), default=float("-inf"))
 
     def halt(self) -> None:
         """Let nothing leave from now on; all stays in line, and what has left plays on.
@@ -127,16 +136,28 @@ class Playout(Generic[T]):
         self._backlog_ms += duration_ms
         return True
 
-    def held(self, address: Address, duration_ms: float) -> bool:
+    def held(
+        self,
+        address: Address,
+        duration_ms: float,
+        now_ms: float,
+        *,
+        at_once: bool = False,
+        settled: bool = False,
+    ) -> bool:
         """The client holds this frame from before: it counts as heard, and is not sent. False as for `push`.
 
-        If the client plays it only now, its own `report` says so.
+        Unless the turn is `settled`, it may yet sound: at most the lead of what left at its time, and all of
+        what left at once. If the client plays it only now, its own `report` says so.
         """
         if not self._advance(address):
             return False
         track = self._tracks[address.turn]
         track.left_ms += duration_ms
         track.settled_ms += duration_ms
+        if not settled:
+            ahead_ms = self._lead_ms if self.paced and not at_once else float("inf")
+            track.lags_until_ms = now_ms + min(track.left_ms, ahead_ms)
         return True
 
     def due(self, now_ms: float, at_most: int | None = None) -> list[T]:

@@ -422,6 +422,29 @@ async def test_without_echo_cancellation_nothing_is_heard_while_an_answer_plays(
     assert 69 * WINDOW_MS <= started["audio_ms"] <= (sent - 7) * WINDOW_MS
 
 
+async def is_listening(client: Client) -> bool:
+    await client.send("status")
+    return bool((await client.until("status"))["state"] == "listening")
+
+
+async def test_without_echo_cancellation_another_session_knows_what_may_still_play(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with listened(world, echo_cancelled=False) as lost:
+        await send(lost, loud(10) + quiet(16))
+        await answering(world, lost, frames=60)
+        await lost.until("chunked_streaming_complete")
+        async with resuming(world, lost) as client:
+            await eventually(partial(is_listening, client), "it is known what the client holds")
+            await send(client, loud(20))
+            await done(client)
+            assert not told(client, "speech_started")
+            monkeypatch.setattr("edge.player.ECHO_TAIL_MS", 0.0)
+            await client.send("playback", turn=1, played_ms=6_000.0)
+            await send(client, loud(20))
+            assert (await client.until("speech_started"))["turn"] == 2
+
+
 async def test_without_echo_cancellation_an_utterance_that_stands_goes_on_while_an_answer_begins(
     world: World,
 ) -> None:

@@ -398,7 +398,7 @@ def test_a_flush_clears_what_is_halted_and_does_not_end_the_halt() -> None:
 def test_reports_and_held_frames_count_during_a_halt() -> None:
     playout: Playout[str] = Playout(LEAD_MS)
     playout.halt()
-    assert playout.held(Address(1, 0), FRAME_MS)
+    assert playout.held(Address(1, 0), FRAME_MS, 0.0)
     assert playout.heard_ms(1, 0.0) == 100.0
     add(playout, 1, range(1, 4))
     playout.go_on()
@@ -469,14 +469,49 @@ def test_a_report_says_how_long_it_will_sound_or_that_it_is_over() -> None:
 
 def test_frames_that_the_client_holds_count_as_heard_and_are_not_sent() -> None:
     playout: Playout[str] = Playout(LEAD_MS)
-    assert playout.held(Address(1, 0), FRAME_MS) and playout.held(Address(1, 1), FRAME_MS)
-    assert not playout.held(Address(1, 1), FRAME_MS)
+    assert playout.held(Address(1, 0), FRAME_MS, 0.0) and playout.held(Address(1, 1), FRAME_MS, 0.0)
+    assert not playout.held(Address(1, 1), FRAME_MS, 0.0)
     assert not playout.push(Address(1, 1), "1-1", FRAME_MS)
     assert playout.heard_ms(1, 0.0) == 200.0
     assert playout.finished(1, 0.0)
     add(playout, 1, range(2, 3))
     assert playout.due(0.0) == ["1-2"]
     assert playout.heard_ms(1, 40.0) == 240.0
+
+
+def hold(playout: Playout[str], frames: int, **how: bool) -> None:
+    for seq in range(frames):
+        assert playout.held(Address(1, seq), FRAME_MS, 1000.0, **how)
+
+
+@pytest.mark.parametrize(("paced", "until_ms"), [(True, 1000.0 + LEAD_MS), (False, 1900.0)])
+def test_what_the_client_holds_may_still_sound_for_as_long_as_it_can_be_behind(
+    paced: bool, until_ms: float
+) -> None:
+    playout: Playout[str] = Playout(LEAD_MS, paced=paced)
+    hold(playout, 9)
+    assert playout.sounds_until_ms == until_ms
+    assert playout.finished(1, 1000.0)
+    assert playout.report(1, 850.0, 1100.0)
+    assert playout.sounds_until_ms == 1150.0
+    assert playout.report(1, 900.0, 1120.0)
+    assert playout.sounds_until_ms == 1120.0
+
+
+def test_less_than_the_lead_sounds_no_longer_than_it_is() -> None:
+    playout: Playout[str] = Playout(LEAD_MS)
+    hold(playout, 2)
+    assert playout.sounds_until_ms == 1200.0
+
+
+def test_what_left_in_one_piece_may_be_all_to_come_and_what_is_settled_is_silent() -> None:
+    playout: Playout[str] = Playout(LEAD_MS)
+    hold(playout, 9, settled=True)
+    assert playout.sounds_until_ms == float("-inf")
+    playout.held(Address(2, 0), 8000.0, 1000.0, at_once=True)
+    assert playout.sounds_until_ms == 9000.0
+    playout.flush(2, 1500.0)
+    assert playout.sounds_until_ms == 1500.0
 
 
 def test_how_far_old_turns_were_heard_is_forgotten() -> None:
