@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from edge.configuration import Configuration
@@ -44,6 +45,8 @@ class Dialogue:
     configuration: Configuration = field(default_factory=Configuration)
     conversation: Conversation = field(default_factory=Conversation)
     retention: Retention = field(default_factory=Retention)
+    retold: Collection[int] = ()
+    """Turns from before a resume that may be told again: the notes on them stay, however old they are."""
     _notes: dict[int, Notes] = field(default_factory=dict)
 
     def forget(self, turn: int) -> None:
@@ -56,5 +59,6 @@ class Dialogue:
         if found is None:
             found = self._notes[turn] = Notes(output_format=self.configuration.output_format)
             for old in [each for each in self._notes if each <= turn - KEPT_TURNS]:
-                del self._notes[old]
+                if old not in self.retold:
+                    del self._notes[old]
         return found

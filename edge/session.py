@@ -207,6 +207,9 @@ class Session:
         token = new_token()
         held = {Log.TEXT: message.after_text, Log.SPEECH: message.after_speech}
         has = {log_: address for log_, address in held.items() if address is not None}
+        if Log.SPEECH in has:
+            # Of batch turns a client has no other address; and what it has heard, it has read.
+            has.setdefault(Log.TEXT, Address(has[Log.SPEECH].turn, -1))
         try:
             resumed = await hold.resume(message.resume_token, token)
             if resumed is None:
@@ -244,6 +247,7 @@ class Session:
         self._tasks.create_task(self._finish_what_was_begun(found), name="catch-up")
 
     def _annotate(self, dialogue: Dialogue, found: Survey) -> None:
+        dialogue.retold = found.openings.keys()
         for turn, opening in found.openings.items():
             notes = dialogue.notes(turn)
             voice = self._services.room.voice(opening.voice, opening.language)

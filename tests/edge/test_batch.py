@@ -253,6 +253,23 @@ async def test_another_session_tells_the_whole_answer_once(world: World) -> None
     assert [m["turn"] for m in again.received if m["type"] == "audio_response"] == [2]
 
 
+@pytest.mark.parametrize("holds_all", [True, False])
+async def test_another_session_tells_no_old_batch_turn_in_pieces(
+    world: World, holds_all: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.dialogue.KEPT_TURNS", 2)
+    async with world.client() as lost:
+        for turn in (1, 2, 3, 4):
+            await lost.speak(SHORT, streaming=False)
+            await answered(world, lost, turn)
+        async with resuming(world, lost, after=None if holds_all else {}) as client:
+            if not holds_all:  # Of the speech only that of the last two turns is kept.
+                assert [(await client.until("audio_response"))["turn"] for _ in range(2)] == [3, 4]
+            await client.speak(SHORT, streaming=False)
+            assert (await answered(world, client, 5))["turn"] == 5
+    assert not FRAMES & set(kinds(client.received))
+
+
 async def test_a_job_that_nobody_does_is_enqueued_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

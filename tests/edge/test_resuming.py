@@ -92,6 +92,24 @@ async def test_a_socket_cut_anywhere_and_resumed_loses_and_doubles_nothing(world
     assert [m["chunk_sequence"] for m in told if m["type"] == "semantic_chunk"] == list(range(4))
 
 
+async def test_a_client_that_says_only_what_it_has_heard_is_told_the_words_of_that_turn_on(
+    world: World,
+) -> None:
+    async with world.client(pacing="none") as lost:
+        for turn in (1, 2):
+            await lost.speak(SHORT)
+            await answered(world, lost, turn)
+            await lost.until("chunked_streaming_complete")
+        after = {"speech": addresses(lost.received)["speech"]}
+        async with resuming(world, lost, after=after) as client:
+            words = [await client.until("token_chunk") for _ in range(3)]
+            await client.speak(SHORT)
+            await answered(world, client, 3)
+            await client.until("sequential_audio")
+    assert {message["turn"] for message in words} == {2}
+    assert 1 not in [message.get("turn") for message in client.received]
+
+
 async def test_a_conversation_is_resumed_on_another_edge_and_the_older_socket_is_closed(
     world: World, redis_url: str
 ) -> None:
