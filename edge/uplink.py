@@ -113,6 +113,8 @@ class Uplink:
 
     async def _text(self, message: Text, read_at: float) -> None:
         configuration = self._dialogue.configuration
+        if self._listener.standing:
+            await self._listener.end(read_at)  # Its client may not know yet that anybody is heard.
         self._turns.check_room(configuration)
         opening = self._turns.begin(configuration, text=message.text)
         self._turns.start_watch(read_at)

@@ -379,6 +379,34 @@ async def test_a_typed_turn_is_not_held_back_by_what_may_be_speech(
         assert (await client.until("speech_started"))["audio_ms"] == 20 * WINDOW_MS
 
 
+@pytest.mark.parametrize("pause", [0, 10])
+async def test_a_typed_turn_ends_the_utterance_that_stands_of_which_its_client_may_not_know(
+    world: World, pause: int
+) -> None:
+    sound = loud(10) + quiet(pause)
+    async with listened(world) as client:
+        await send(client, sound)
+        await client.send("text", text="Hello?")
+        stopped = await client.until("speech_stopped", "error")
+        assert (stopped["type"], stopped["turn"], stopped["reason"]) == ("speech_stopped", 1, "client")
+        cut = await client.until("audio_interrupted")
+        assert (cut["turn"], cut["reason"]) == (1, "barge_in")
+        log = await world.log(client, Log.AUDIO)
+        assert audio(log) == (0, sound[: 2 * 17 * WINDOW_SAMPLES])
+        assert log[-2] == Open(text="Hello?")
+        await (await world.answer(client, 2)).end()
+        assert (await client.until("chunked_streaming_complete"))["turn"] == 2
+        await send(client, loud(7))
+        assert (await client.until("speech_started"))["turn"] == 3
+
+
+async def test_a_typed_turn_in_an_utterance_of_which_the_client_says_the_end_is_refused(world: World) -> None:
+    async with world.client() as client:
+        await client.speak(loud(10), ends=False)
+        await client.send("text", text="Hello?")
+        assert (await client.until("error"))["code"] == "wrong_state"
+
+
 async def test_without_interruption_an_answer_is_played_on_and_the_utterance_is_next(world: World) -> None:
     async with listened(world, interrupt=False) as client:
         await send(client, loud(10) + quiet(16))
