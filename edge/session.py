@@ -240,8 +240,10 @@ class Session:
             log.info("the open utterance cannot go on: %s", error)
             self._director.carry_out(conversation.broken(conversation.turn, "abandoned", unwritten=True))
         self._heard_from = self._unsettled = True
-        resumed = messages.resumed(hold.conversation, token, found.last_turn, found.input_samples)
-        await self._outlet.send(resumed)
+        by_voice = [turn for turn, opening in found.openings.items() if opening.by_voice]
+        await self._outlet.send(
+            messages.resumed(hold.conversation, token, found.last_turn, found.input_samples, by_voice)
+        )
         log.info("resumed at turn %d", found.last_turn)
         self._downlink.start(self._tasks, found.follow)
         self._tasks.create_task(self._finish_what_was_begun(found), name="catch-up")

@@ -182,10 +182,10 @@ export class Conversation {
     this.#send({ type: "resume", conversation_id: this.#id, resume_token: this.#token, after });
   }
 
-  #resumed({ resume_token: token, turn, input_samples: inputSamples }) {
+  #resumed({ resume_token: token, turn, input_samples: inputSamples, found_turns: found }) {
     this.#token = token;
     this.resumes += 1;
-    this.#outbox.rewind(turn, inputSamples);
+    this.#outbox.rewind(turn, inputSamples, found);
     this.#number();
     // The first message proves that the new token came here: the old one is void from then on.
     this.#send({ type: "ping" });

@@ -5,7 +5,8 @@
 // The server takes messages in order, so whatever proves that it has one proves all before it. A later turn
 // proves a turn, `audio_ack` proves samples, `speech_stopped` or any part of the answer proves the end of an
 // utterance. Turns are counted on both sides, so that none is ever asked twice; those that the server finds
-// in a stream it announces by `speech_started`. Places in the input count samples at 16 kHz.
+// in a stream it announces by `speech_started`, or names in `resumed`. Places in the input count samples at
+// 16 kHz.
 
 import { toBase64 } from "./base64.js";
 
@@ -164,10 +165,9 @@ export class Outbox {
     return this.#items[this.#sent++]?.message ?? void this.#sent--;
   }
 
-  /** There is a new socket, and the server stands here: what it has not is sent again. */
-  rewind(turn, inputSamples) {
-    const streamed = this.#items.some((item) => item.streamed !== undefined);
-    this.#count(turn, streamed);
+  /** There is a new socket, and the server stands here: what it has not is sent again. It `found` some. */
+  rewind(turn, inputSamples, found) {
+    this.#count(turn, found);
     this.#prove(turn, inputSamples);
     this.#sent = 0;
     // An interruption of an answer that was followed by another must not hit that one.
@@ -187,7 +187,7 @@ export class Outbox {
     const { type, turn } = message;
     if (type === "configured") this.#configures();
     if (isRefusal(message)) return this.#refused(message);
-    if (type === "error" && turn == null) this.#answered(message);
+    if (type === "error" && turn == null) return this.#answered(message);
     if (typeof turn !== "number") return null;
     if (type === "speech_started" && message.reason === "server_vad") this.#announced(turn);
     this.#count(turn);
@@ -204,23 +204,18 @@ export class Outbox {
     return this.#found.splice(0);
   }
 
-  /**
-   * The server has begun all turns up to this one: the oldest of those that had no number. Where none is left
-   * it may have `found` the others.
-   */
-  #count(turn, found = false) {
+  /** The server has begun all turns up to this one: those it `found`, and the oldest that had no number. */
+  #count(turn, found = []) {
     while (this.turn < turn) {
-      const oldest = this.#unnumbered.shift();
-      if (oldest) oldest.number = this.turn + 1;
-      else if (found) this.#find(this.turn + 1);
       this.turn += 1;
+      if (found.includes(this.turn)) this.#find(this.turn);
+      else if (this.#unnumbered.length > 0) this.#unnumbered.shift().number = this.turn;
     }
   }
 
   /** The server has found this turn in the stream; what it began before was asked for here. */
   #announced(turn) {
-    this.#count(turn - 1);
-    if (this.turn < turn) this.#find((this.turn = turn));
+    this.#count(turn, [turn]);
   }
 
   #find(number) {
@@ -247,17 +242,24 @@ export class Outbox {
     this.#forgetThrough(this.#items.findLastIndex(proven));
   }
 
-  /** An `error` that ends no turn answers the oldest thing that is not proven, if it fits that. */
+  /** An `error` that ends no turn answers the oldest thing that it fits; the turn that it refuses, if any. */
   #answered({ code }) {
-    const first = this.#sent > 0 ? this.#items[0] : undefined;
-    if (code === "wrong_state" && (first?.ends || first?.interrupts)) this.#forgetThrough(0);
+    if (code !== "wrong_state") return null;
+    const isText = ({ message, turn }) => message.type === "text" && turn.number === null;
+    const fits = (item, place) => place < this.#sent && (item.ends || item.interrupts || isText(item));
+    const place = this.#items.findIndex(fits);
+    if (place < 0) return null;
+    const { turn, message } = this.#items[place];
+    if (message.type === "text") return this.#refuse(turn);
+    this.#items.splice(place, 1);
+    this.#sent -= 1;
+    return null;
   }
 
   /** The turn that an `error` refuses; `null` if that is known already. */
   #refused({ chunk_id: id }) {
     const turn = this.#unnumbered.find((each) => (id ? each.id === id : this.#isSentText(each)));
-    if (turn) this.#refuse(turn);
-    return turn ?? null;
+    return turn ? this.#refuse(turn) : null;
   }
 
   #isSentText(turn) {
@@ -273,6 +275,7 @@ export class Outbox {
     this.#items = this.#items.filter((item) => item.turn !== turn);
     // A later slice, on its way already, may have been let in: then an utterance is open that has no end.
     this.#items.push({ message: { type: "end_of_utterance" }, turn, ends: true });
+    return turn;
   }
 
   /** The server has taken the oldest settings; that says nothing of what was said before them. */

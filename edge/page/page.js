@@ -118,7 +118,6 @@ $("typed").addEventListener("submit", (event) => {
   const text = $("text").value.trim();
   if (text === "" || hold.held || !mayTalk()) return;
   speaker.open();
-  if (hearing) conversation.endStream();
   silence();
   notices.say("turn", "");
   begin(conversation.text(text), text);
@@ -160,9 +159,12 @@ conversation.onmessage = (message, turn) => {
 
 /** Somebody speaks, hands-free. */
 conversation.onfound = (turn) => {
-  hush();
+  // What was typed and has no number yet has crossed this turn, and comes after it.
+  const typed = newest && !newest.isOver && newest.turn.number === null ? newest : null;
+  if (!typed) hush();
   notices.say("turn", "");
   begin(turn, null);
+  newest = typed ?? newest;
 };
 
 conversation.onrefused = (turn, { message }) => {

@@ -238,14 +238,20 @@ def audio_response(
     }
 
 
-def resumed(conversation_id: str, resume_token: str, turn: int, input_samples: int) -> Message:
-    """The conversation goes on here: with a new token, from this turn and this place in the input."""
+def resumed(
+    conversation_id: str, resume_token: str, turn: int, input_samples: int, found_turns: Sequence[int] = ()
+) -> Message:
+    """The conversation goes on here: with a new token, from this turn and this place in the input.
+
+    `found_turns`: those of the newest that began by voice activity.
+    """
     return {
         "type": "resumed",
         "conversation_id": conversation_id,
         "resume_token": resume_token,
         "turn": turn,
         "input_samples": input_samples,
+        "found_turns": list(found_turns),
     }
 
 

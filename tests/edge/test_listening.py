@@ -769,6 +769,7 @@ async def test_an_utterance_goes_on_in_another_session(world: World, redis_url: 
             await send_from(client, sound, place)
             stopped = await client.until("speech_stopped")
             log = await world.log(client, Log.AUDIO)
+            assert client.received[1]["found_turns"] == [1]
     assert (stopped["turn"], stopped["reason"], stopped["audio_ms"]) == (1, "silence", 40 * WINDOW_MS)
     assert shape(log) == "open chunk take chunk pause end"
     assert audio(log) == (20 * WINDOW_SAMPLES - PADDING, sound[2 * (20 * 512 - PADDING) : 2 * 47 * 512])
@@ -817,6 +818,7 @@ async def test_an_utterance_of_which_the_client_says_the_end_goes_on_so_in_anoth
         await lost.until("audio_ack")
         await lost.configure(turn_detection="server_vad")
         async with resuming(world, lost) as client:
+            assert client.received[1]["found_turns"] == []
             await client.speak(quiet(30), ends=False)
             await client.send("end_of_utterance")
             stopped = await client.until("speech_stopped")

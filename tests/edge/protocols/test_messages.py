@@ -63,7 +63,7 @@ EVERY: dict[str, messages.Message] = {
         reason="barge_in",
         address="speech:3-6",
     ),
-    "resumed": messages.resumed("0123456789abcdef", "token", 3, 16_000),
+    "resumed": messages.resumed("0123456789abcdef", "token", 3, 16_000, [2]),
     "going_away": messages.going_away(3000.0),
     "error": messages.error(
         ClientError("overloaded", "no room", retryable=True, retry_after_ms=500.0),
