@@ -16,6 +16,9 @@ from workers.llm.draft import Draft
 
 log = logging.getLogger(__name__)
 
+LET_GO_S = 1.0
+"""How long an engine may take to close its stream before nobody waits for that any more."""
+
 
 class Start:
     """Draws until the stream ends, fails, or the reply has `most` tokens. To be closed in the end."""
@@ -42,9 +45,12 @@ class Start:
                 timer.cancel()
 
     async def close(self) -> None:
-        """Give it up. Returns when the engine's stream is closed; may be called again."""
+        """Give it up. Returns once the engine's stream is closed, or after `LET_GO_S`; may be repeated."""
         self._task.cancel()
-        await asyncio.wait({self._task})
+        _, clinging = await asyncio.wait({self._task}, timeout=LET_GO_S)
+        if clinging:
+            # The user speaks meanwhile, or the next turn waits.
+            log.warning("an engine does not let go of an answer that was given up")
 
     async def _draw(self, stream: AsyncGenerator[Token], most: int) -> None:
         try:

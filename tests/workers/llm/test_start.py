@@ -9,7 +9,8 @@ import pytest
 
 from shared.errors import EngineError
 from shared.wire import ReplyEnd, Token
-from tests.conftest import eventually
+from tests.conftest import WITHIN_S, eventually
+from workers.llm import start as start_module
 from workers.llm.draft import Draft
 from workers.llm.start import Start
 
@@ -46,6 +47,22 @@ class Hanging(Stream):
             await asyncio.Event().wait()
             yield Token("never")
         finally:
+            self.closed = True
+
+
+class Clinging(Stream):
+    """Says nothing, and does not close before it is `released`."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.released = asyncio.Event()
+
+    async def tokens(self) -> AsyncGenerator[Token, None]:
+        try:
+            await asyncio.Event().wait()
+            yield Token("never")
+        finally:
+            await self.released.wait()
             self.closed = True
 
 
@@ -132,3 +149,18 @@ async def test_an_engine_that_fails_in_closing_leaves_its_answer_whole(
     assert started.error is None
     assert ending(started).tokens == 2
     assert "the line is dead" in caplog.text
+
+
+async def test_an_engine_that_is_slow_to_close_holds_nobody_up(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start_module, "LET_GO_S", 0.01)
+    stream = Clinging()
+    started = start(stream)
+    await asyncio.sleep(0)
+    async with asyncio.timeout(WITHIN_S):
+        await started.close()
+    assert not stream.closed
+    assert "an engine does not let go of an answer" in caplog.text
+    stream.released.set()
+    await eventually(lambda: stream.closed, "it closes in the end")
