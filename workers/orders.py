@@ -58,8 +58,7 @@ class Order(Job):
     """A job, as far as it is believed. `lost` is set when another process turned out to have it."""
 
     BELIEVED: ClassVar = frozenset(
-        b"data created_at enqueued_at started_at ended_at last_heartbeat "
-        b"status origin worker_name meta".split()
+        b"data created_at enqueued_at started_at ended_at last_heartbeat status worker_name meta".split()
     )
 
     do: Callable[[Order], None]
@@ -101,6 +100,8 @@ class Order(Job):
     def restore(self, raw_data: Any) -> None:
         """Read the hash, without what this process does not believe."""
         super().restore({name: value for name, value in raw_data.items() if name in self.BELIEVED})
+        # rq would note a failed one in a registry of the origin's name, which nobody prunes.
+        self.origin = BATCH
         self.description = self.id
         self.timeout = NO_TIMEOUT
         self.ttl, self.result_ttl, self.failure_ttl = JOB_TTL_S, 0, JOB_TTL_S

@@ -214,6 +214,20 @@ async def test_jobs_that_cannot_be_read_keep_nobody_from_anything(
         await eventually(lambda: desk.ended(Log.SPEECH, 1), "the turn behind them")
 
 
+async def test_a_job_is_of_this_queue_whatever_it_says(
+    store: Store, desk: Desk, batch: Batch, process: Process
+) -> None:
+    job = "0123456789abcdef-1"
+    forged = ("status", "queued", "origin", "elsewhere", "data", b'["os.system", null, [], {}]')
+    await store.call("HSET", Order.key_for(job), *forged)
+    await store.call("RPUSH", batch_key(), job)
+    async with process():
+        await ask(desk, batch, 1)
+        await eventually(lambda: desk.ended(Log.SPEECH, 1), "the turn behind it")
+    assert await store.call("KEYS", "rq:*:elsewhere") == []
+    assert await store.call("ZSCORE", f"rq:failed:{BATCH}", job) is not None
+
+
 async def test_a_failure_closes_the_turn_for_the_client_and_leaves_a_dead_letter(
     store: Store, desk: Desk, batch: Batch, process: Process
 ) -> None:
