@@ -15,10 +15,11 @@ from typing import TypeVar
 
 from shared import heap
 from shared.errors import EngineError, SettingsError, StoreError
+from shared.keys import log_key
 from shared.reader import Reader
 from shared.settings import Settings
 from shared.store import Store
-from shared.wire import Log
+from shared.wire import Address, Log
 from workers.attempt import Attempts, Hold, Part
 from workers.llm import engines as llm_engines
 from workers.llm.engines import SpeechLM
@@ -113,6 +114,8 @@ class Answering:
 
         `cause`: what the first attempt is to the log. Raises `Lost`, and `StoreError` when Redis is gone.
         """
+        if not await self._asked(hold):
+            return log.info("nobody asks any more: the conversation is gone")
         for part in self._parts:
             attempts = Attempts(self._settings, self._store, self._reader, part, hold, self._worker)
             await self._carry_out(attempts, cause)
@@ -120,6 +123,11 @@ class Answering:
                 raise Lost(f"turn {hold.number} of {hold.conversation} went to another process")
             if attempts.taken:
                 cause = "claim"  # The part that failed before has been tried again; the next begins anew.
+
+    async def _asked(self, hold: Hold) -> bool:
+        """Whether the turn was opened, and that is still remembered: else its utterance never comes."""
+        first = str(Address(hold.number, 0))
+        return bool(await self._store.call("XRANGE", log_key(hold.conversation, Log.AUDIO), first, first))
 
     async def _carry_out(self, attempts: Attempts, first: str) -> None:
         loop = asyncio.get_running_loop()

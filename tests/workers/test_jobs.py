@@ -378,6 +378,19 @@ async def test_a_turn_that_was_closed_ends_its_job(
     assert await store.call("EXISTS", DEAD) == 0
 
 
+async def test_a_job_whose_conversation_is_gone_holds_nobody_up(
+    store: Store, desk: Desk, batch: Batch, process: Process
+) -> None:
+    gone = Desk(store)
+    # It would wait for that long, and longer than this test, for somebody to speak.
+    async with process(RESUME_WINDOW_S="3600"):
+        await asyncio.to_thread(batch.enqueue, gone.conversation, 1)
+        await ask(desk, batch, 1)
+        await eventually(lambda: desk.ended(Log.SPEECH, 1), "the turn behind it")
+        assert await no_job(store, gone)
+    assert await store.call("KEYS", f"conv:{{{gone.conversation}}}:*") == []
+
+
 async def test_a_job_that_another_process_has_now_is_left_to_it(
     store: Store, desk: Desk, batch: Batch, process: Process
 ) -> None:
