@@ -1,8 +1,9 @@
 """Batch turns as jobs of rq: how one is enqueued, and when it is enqueued again.
 
 A job is a hint, as an offer is: what has become of its turn stands in the logs, so a job may run twice and
-nothing comes of that. Hence the one rule: a job that waits, or that a living process works on, is left alone;
-any other is replaced by a new one. rq is synchronous: whoever has an event loop calls this in a thread.
+nothing comes of that. Hence the one rule: a job that waits, or that a living process has or is about to have,
+is left alone; any other is replaced by a new one. rq is synchronous: whoever has an event loop calls this in
+a thread.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from rq.serializers import JSONSerializer
 
 from shared.errors import StoreError, StoreFull
 from shared.keys import BATCH, JOB_TTL_S, is_conversation, job_id, worker_key
-from shared.store import TIMEOUT_S
+from shared.store import TIMEOUT_S, Reply
 
 FUNCTION = "workers.jobs.answer"
 """The one function that a job may ask for. Its arguments: the conversation's id and the turn."""
@@ -66,11 +67,24 @@ class Batch:
             return self._renew(job_id(conversation, turn), dead=None)
 
     def put_back(self, worker: str) -> int:
-        """Enqueue again what a dead process of this name worked on or was about to: how many there were."""
+        """Enqueue again what a dead process of this name worked on or was about to: how many there were.
+
+        What names no turn is dropped: nobody is ever done with it.
+        """
+        left: set[str] = set()
         with _translated():
-            on_the_way = self._queue.intermediate_queue.get_job_ids()
-            left = {job for job, _ in self._started.get_job_and_execution_ids(cleanup=False)} | {*on_the_way}
-            return sum(self._renew(job, dead=worker) for job in sorted(left) if turn_of(job))
+            on_the_way: Reply = self._redis.lrange(self._queue.intermediate_queue_key, 0, -1)
+            for entry in on_the_way:
+                if turn_of(job := _text(entry)):
+                    left.add(job)
+                else:
+                    self._redis.lrem(self._queue.intermediate_queue_key, 0, entry)
+            for entry in self._executions():
+                if turn_of(job := _text(entry.partition(b":")[0])):
+                    left.add(job)
+                else:
+                    self._redis.zrem(self._started.key, entry)
+            return sum(self._renew(job, dead=worker) for job in sorted(left))
 
     def close(self) -> None:
         """Close the connections."""
@@ -84,15 +98,15 @@ class Batch:
         with self._redis.pipeline() as pipe:
             # Whatever happens to the job meanwhile changes its hash, and then this is not to be done.
             pipe.watch(Job.key_for(job))  # type: ignore[no-untyped-call]
-            status = _text(pipe.hget(Job.key_for(job), "status"))
-            if status is not None and self._stands(pipe, job, status, dead):
+            status = self._status(pipe, job)
+            if self._stands(pipe, job, status, dead):
                 return False
             self._forget(pipe, job)
             try:
                 pipe.execute()
             except redis.WatchError:
                 return False
-        if status is None and dead is not None:
+        if not status and dead is not None:
             return False  # It was done, and stood in a list twice.
         try:
             self._queue.enqueue_call(
@@ -105,16 +119,21 @@ class Batch:
                 description=job,
                 job_id=job,
                 # What the next attempt is to the log. One whose process died counts as failed.
-                meta={"cause": "claim" if status is None else "retry"},
+                meta={"cause": "retry" if status else "claim"},
                 unique=True,
             )
         except DuplicateJobError:
             return False  # Somebody else did it.
         return True
 
+    def _status(self, pipe: Pipeline, job: str) -> str:
+        """What rq noted of the job; empty where it did not."""
+        key = Job.key_for(job)
+        return _text(pipe.hget(key, "status")) if pipe.type(key) == b"hash" else ""
+
     def _stands(self, pipe: Pipeline, job: str, status: str, dead: str | None) -> bool:
         if status == JobStatus.STARTED:
-            worker = _text(pipe.hget(Job.key_for(job), "worker_name")) or ""
+            worker = _text(pipe.hget(Job.key_for(job), "worker_name"))
             return worker != dead and bool(pipe.exists(worker_key(worker)))
         if status != JobStatus.QUEUED:
             return False
@@ -123,12 +142,13 @@ class Batch:
             return True
         return dead is None and pipe.lpos(self._queue.intermediate_queue_key, job) is not None
 
+    def _executions(self) -> list[bytes]:
+        """`{job}:{execution}` of all that is worked on; raw, since rq raises on what it did not write."""
+        executions: Reply = self._redis.zrange(self._started.key, 0, -1)
+        return [*executions]
+
     def _forget(self, pipe: Pipeline, job: str) -> None:
-        executions = [
-            f"{job}:{execution}"
-            for each, execution in self._started.get_job_and_execution_ids(cleanup=False)
-            if each == job
-        ]
+        executions = [each for each in self._executions() if each.startswith(f"{job}:".encode())]
         pipe.multi()
         pipe.delete(Job.key_for(job), f"rq:executions:{job}", f"rq:results:{job}")
         pipe.lrem(self._queue.key, 0, job)
@@ -138,8 +158,10 @@ class Batch:
             pipe.zrem(self._started.key, *executions)
 
 
-def _text(raw: bytes | str | None) -> str | None:
-    return raw.decode() if isinstance(raw, bytes) else raw
+def _text(raw: Reply) -> str:
+    """What is no text, or is not there, is nobody's name and no status."""
+    text: bytes = raw or b""
+    return text.decode(errors="replace")
 
 
 @contextmanager

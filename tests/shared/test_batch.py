@@ -10,7 +10,7 @@ import pytest
 from shared.batch import FUNCTION, Batch, turn_of
 from shared.errors import StoreError, StoreFull
 from shared.keys import BATCH, JOB_TTL_S, batch_key, job_id, worker_key
-from tests.raw import Raw
+from tests.raw import Command, Raw
 
 ID = "0123456789abcdef"
 JOB = job_id(ID, 3)
@@ -94,7 +94,7 @@ def test_what_was_given_up_or_lost_is_enqueued_again(raw: Raw, batch: Batch) -> 
     assert waiting(raw) == [JOB.encode()]
 
 
-def test_what_is_on_its_way_to_a_process_is_put_back_by_that_ones_next_life_only(
+def test_what_is_on_its_way_to_a_process_is_left_alone_but_by_that_ones_next_life(
     raw: Raw, batch: Batch
 ) -> None:
     batch.enqueue(ID, 3)
@@ -115,6 +115,43 @@ def test_a_process_puts_back_what_its_last_life_held_and_nothing_else(raw: Raw, 
     assert batch.put_back("me") == 1
     assert waiting(raw) == [JOB.encode()]
     assert batch.put_back("me") == 0
+
+
+def test_what_names_no_turn_is_dropped_and_keeps_no_other_from_being_put_back(raw: Raw, batch: Batch) -> None:
+    batch.enqueue(ID, 3)
+    started(raw, "me")
+    for foreign in (b"\xff\xfe", b"no turn", b"a:b:c"):
+        raw.ask("RPUSH", ON_THE_WAY, foreign)
+        raw.ask("ZADD", f"rq:wip:{BATCH}", 9_999_999_999, foreign)
+    assert batch.put_back("me") == 1
+    assert waiting(raw) == [JOB.encode()]
+    assert raw.ask("LLEN", ON_THE_WAY) == 0
+    assert raw.ask("ZCARD", f"rq:wip:{BATCH}") == 0
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        ("SET", KEY, "no hash"),
+        ("HSET", KEY, "status", b"\xff", "worker_name", b"\xff"),
+        ("HSET", KEY, "status", "started", "worker_name", b"\xff"),
+        ("ZADD", f"rq:wip:{BATCH}", 9_999_999_999, b"a:b:\xff"),
+    ],
+    ids=["no hash", "no status", "no worker", "no execution"],
+)
+def test_a_job_that_cannot_be_read_is_replaced(raw: Raw, batch: Batch, spoil: Command) -> None:
+    batch.enqueue(ID, 3)
+    started(raw, "dead")
+    raw.ask(*spoil)
+    assert batch.enqueue(ID, 3)
+    assert waiting(raw) == [JOB.encode()]
+
+
+def test_what_is_left_of_a_job_that_cannot_be_read_is_dropped(raw: Raw, batch: Batch) -> None:
+    raw.ask("SET", KEY, "no hash")
+    raw.ask("RPUSH", ON_THE_WAY, JOB)
+    assert batch.put_back("me") == 0
+    assert (raw.ask("EXISTS", KEY), raw.ask("LLEN", ON_THE_WAY)) == (0, 0)
 
 
 def test_a_job_names_its_turn() -> None:
