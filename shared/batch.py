@@ -9,6 +9,7 @@ a thread.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,6 +32,12 @@ FUNCTION = "workers.jobs.answer"
 
 NO_TIMEOUT = -1
 """rq sets no alarm: what takes too long is for the stages' own rules to say."""
+
+ARRIVES_S = 2.0
+"""How long a job may be on its way from the queue to a process; a living one has it within milliseconds."""
+
+MOST_ON_THE_WAY = 1000
+"""Of so many jobs it is known since when they are on their way; then it is forgotten of all."""
 
 _JOB = re.compile(r"([0-9a-f]{16})-([1-9][0-9]{0,14})")
 
@@ -60,6 +67,8 @@ class Batch:
         self._queue = Queue(BATCH, connection=self._redis, serializer=JSONSerializer)
         self._started = StartedJobRegistry(queue=self._queue)
         self._failed = FailedJobRegistry(queue=self._queue)
+        self._on_the_way: dict[str, float] = {}
+        """When each job was first seen between the queue and a process."""
 
     def enqueue(self, conversation: str, turn: int) -> bool:
         """See to it that a job for the turn waits or runs. False: one did already."""
@@ -132,6 +141,7 @@ class Batch:
         return _text(pipe.hget(key, "status")) if pipe.type(key) == b"hash" else ""
 
     def _stands(self, pipe: Pipeline, job: str, status: str, dead: str | None) -> bool:
+        seen_at = self._on_the_way.pop(job, None)
         if status == JobStatus.STARTED:
             worker = _text(pipe.hget(Job.key_for(job), "worker_name"))
             return worker != dead and bool(pipe.exists(worker_key(worker)))
@@ -140,7 +150,19 @@ class Batch:
         # In this order: it goes from the one list to the other.
         if pipe.lpos(self._queue.key, job) is not None:
             return True
-        return dead is None and pipe.lpos(self._queue.intermediate_queue_key, job) is not None
+        if dead is not None or pipe.lpos(self._queue.intermediate_queue_key, job) is None:
+            return False
+        return self._arrives(job, seen_at)
+
+    def _arrives(self, job: str, seen_at: float | None) -> bool:
+        """Whether a job on its way may still arrive: not if the reply that brings it was lost."""
+        now = time.monotonic()
+        if seen_at is not None and now - seen_at > ARRIVES_S:
+            return False
+        if len(self._on_the_way) >= MOST_ON_THE_WAY:
+            self._on_the_way.clear()
+        self._on_the_way[job] = now if seen_at is None else seen_at
+        return True
 
     def _executions(self) -> list[bytes]:
         """`{job}:{execution}` of all that is worked on; raw, since rq raises on what it did not write."""

@@ -10,6 +10,7 @@ import pytest
 from shared.batch import FUNCTION, Batch, turn_of
 from shared.errors import StoreError, StoreFull
 from shared.keys import BATCH, JOB_TTL_S, batch_key, job_id, worker_key
+from tests.conftest import eventually
 from tests.raw import Command, Raw
 
 ID = "0123456789abcdef"
@@ -101,6 +102,15 @@ def test_what_is_on_its_way_to_a_process_is_left_alone_but_by_that_ones_next_lif
     raw.ask("LMOVE", batch_key(), ON_THE_WAY, "LEFT", "RIGHT")
     assert not batch.enqueue(ID, 3)
     assert batch.put_back("w") == 1
+    assert waiting(raw) == [JOB.encode()]
+    assert raw.ask("LLEN", ON_THE_WAY) == 0
+
+
+async def test_what_does_not_arrive_is_enqueued_again(raw: Raw, batch: Batch) -> None:
+    """As when the reply that brings it is lost, or its process dies just then and never comes back."""
+    batch.enqueue(ID, 3)
+    raw.ask("LMOVE", batch_key(), ON_THE_WAY, "LEFT", "RIGHT")
+    await eventually(lambda: batch.enqueue(ID, 3), "it is enqueued again")
     assert waiting(raw) == [JOB.encode()]
     assert raw.ask("LLEN", ON_THE_WAY) == 0
 
