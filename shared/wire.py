@@ -79,7 +79,11 @@ class Payload:
 
 @dataclass(frozen=True, slots=True)
 class Take(Payload):
-    """A new writer begins here; readers skip it. `cause`: `claim`, `handback`, `retry` or `resume`."""
+    """A new writer begins here; readers skip it.
+
+    `cause`: `claim`, `handback`, `retry` (an attempt failed), `reclaim` (one ended before it had begun) or
+    `contest` (another writer took the log, but has no claim).
+    """
 
     kind = "take"
     cause: str = "claim"

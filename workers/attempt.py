@@ -164,7 +164,7 @@ class Attempts:
 def failed_attempts(entries: list[Entry]) -> int:
     """How many attempts at a turn failed in a row, the newest `take` included: those that were repeats.
 
-    Hand-backs and contested logs are no failures, and any new entry of the story begins the count again.
+    All other causes are no failures, and any new entry of the story begins the count again.
     """
     takes = takewhile(lambda entry: isinstance(entry.payload, Take), reversed(entries))
     return sum(isinstance(entry.payload, Take) and entry.payload.cause == "retry" for entry in takes)

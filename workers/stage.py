@@ -46,6 +46,10 @@ class Handler(Part, Protocol):
         """What it has counted since it began, by name, for the announcement. Called by another thread."""
         ...
 
+    async def is_due(self, store: Store, conversation: str, turn: int) -> bool:
+        """Whether there is something for the engine to do. Raises `StoreError`."""
+        ...
+
 
 class _Claimed:
     """The hold of whoever has claimed a turn."""
@@ -210,7 +214,7 @@ class Stage:
         claim = held.claim
         with logs.bind(conversation=claim.conversation, turn=claim.turn):
             try:
-                cause: str | None = claim.cause
+                cause: str | None = await self._first_cause(claim)
                 while cause is not None:
                     cause = await held.attempts.make(cause)
                 await self._queue.done(claim)
@@ -220,6 +224,13 @@ class Stage:
             finally:
                 del self._held[claim.id]
                 self._room.set()
+
+    async def _first_cause(self, claim: Claim) -> str:
+        if claim.cause != "retry":
+            return claim.cause
+        # Whoever died with a turn that only waited has not failed at it.
+        due = await self._handler.is_due(self._store, claim.conversation, claim.turn)
+        return "retry" if due else "reclaim"
 
     # The end
 

@@ -25,7 +25,8 @@ class Replies:
     output = Log.TEXT
     others: tuple[Log, ...] = (Log.SPEECH,)
 
-    def __init__(self, answer: Callable[[Turn], Awaitable[None]]) -> None:
+    def __init__(self, answer: Callable[[Turn], Awaitable[None]], due: bool = True) -> None:
+        self.due = due
         self._answer = answer
         self.turns: list[Turn] = []
 
@@ -34,6 +35,9 @@ class Replies:
 
     def counts(self) -> dict[str, int]:
         return {"answered": len(self.turns)}
+
+    async def is_due(self, store: Store, conversation: str, turn: int) -> bool:
+        return self.due
 
     async def run(self, turn: Turn) -> None:
         self.turns.append(turn)
@@ -119,6 +123,20 @@ async def test_what_a_dead_worker_held_is_taken_over_within_a_lease(
         await eventually(lambda: desk.ended(Log.TEXT, 1), "the reply")
     first = (await desk.read(Log.TEXT, 1))[0].payload
     assert isinstance(first, Take) and first.cause == "retry"
+
+
+async def test_what_a_dead_worker_only_waited_for_counts_as_no_attempt(
+    store: Store, desk: Desk, running: Running
+) -> None:
+    await desk.ask(1, None, Role.REPLY)
+    dead = WorkQueue(store, Role.REPLY, "dead", lease_s=0.4)
+    await dead.wait(1)  # makes the group
+    await dead.wait(1)
+    await dead.close()
+    async with running(Replies(_end, due=False)):
+        await eventually(lambda: desk.ended(Log.TEXT, 1), "the reply")
+    first = (await desk.read(Log.TEXT, 1))[0].payload
+    assert isinstance(first, Take) and first.cause == "reclaim"
 
 
 async def test_a_restarted_worker_goes_on_with_what_it_left_pending(

@@ -14,8 +14,10 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict
 
 from shared.errors import StoreError, TurnClosed
-from shared.keys import Role, session_key
+from shared.keys import Role, log_key, session_key
+from shared.log import tail
 from shared.reader import Cursor
+from shared.store import Store
 from shared.wire import Chunk, Closed, Entry, Log, Open, Pause, Token
 from shared.work import Announcement
 from workers.llm.draft import Draft
@@ -58,6 +60,11 @@ class ReplyHandler:
     def counts(self) -> dict[str, int]:
         """How many answers were begun at a pause, and how many of them were thrown away."""
         return asdict(self._tally)
+
+    async def is_due(self, store: Store, conversation: str, turn: int) -> bool:
+        """Whether the utterance has ended."""
+        last = await tail(store, log_key(conversation, Log.AUDIO))
+        return last is not None and (last.final or last.address.turn > turn)
 
     async def run(self, turn: Turn) -> None:
         """Listen to the utterance, then write the reply."""

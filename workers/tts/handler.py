@@ -18,6 +18,7 @@ from shared.audio import FRAME_SAMPLES, OUTPUT_RATE, SAMPLE_BYTES
 from shared.errors import TurnClosed
 from shared.keys import Role, log_key
 from shared.log import read_log
+from shared.store import Store
 from shared.wire import Address, Closed, Frame, Log, Open, ReplyEnd, Semantic, SpeechEnd
 from shared.work import Announcement
 from workers.tts.engines import SpeechRequest, Synthesizer, choose_voice
@@ -51,6 +52,16 @@ class SpeechHandler:
     def counts(self) -> dict[str, int]:
         """Nothing."""
         return {}
+
+    async def is_due(self, store: Store, conversation: str, turn: int) -> bool:
+        """Whether a chunk waits to be spoken."""
+        text, speech = [
+            await read_log(store, log_key(conversation, log), Address(turn, 0), turn)
+            for log in (Log.TEXT, Log.SPEECH)
+        ]
+        chunks = sum(isinstance(entry.payload, Semantic) for entry in text)
+        frames = [entry.payload for entry in speech if isinstance(entry.payload, Frame)]
+        return chunks > (frames[-1].chunk + frames[-1].last if frames else 0)
 
     async def run(self, turn: Turn) -> None:
         """Speak the chunks as they come."""
