@@ -92,7 +92,7 @@ class LogWriter:
         await self._ask("parley_take_1", (self._key,), args)
         # Taken first, read second: nothing can be written under us between the two.
         start = Address(self.turn, 0)
-        self.entries = await _persist(
+        self.entries = await persist(
             lambda: read_log(self._store, self._key, start, self.turn), self._give_up_s
         )
         if self.entries and self.entries[-1].final:
@@ -168,7 +168,7 @@ async def close_turn(
     args: list[Arg] = [turn, tag, int(ttl_s * 1000), _now_us(), int(owner), *closed.to_fields()]
     extra = () if session_key is None else (session_key,)
     calls: list[Call] = [("parley_close_1", (key, *extra), args) for key in keys]
-    replies = await _persist(lambda: store.functions(calls), GIVE_UP_S)
+    replies = await persist(lambda: store.functions(calls), GIVE_UP_S)
     addresses: list[Address | None] = []
     for key, reply in zip(keys, replies, strict=True):
         try:
@@ -205,7 +205,7 @@ async def insist(
     store: Store, function: str, keys: Sequence[str], args: Sequence[Arg], give_up_s: float = GIVE_UP_S
 ) -> Reply:
     """Call a Function that is safe to repeat until Redis answers; `StoreError` after `give_up_s`."""
-    return await _persist(lambda: store.function(function, keys, *args), give_up_s)
+    return await persist(lambda: store.function(function, keys, *args), give_up_s)
 
 
 def log_of(key: str) -> Log:
@@ -213,7 +213,8 @@ def log_of(key: str) -> Log:
     return Log(key.rpartition(":")[2])
 
 
-async def _persist(call: Callable[[], Awaitable[T]], give_up_s: float) -> T:
+async def persist(call: Callable[[], Awaitable[T]], give_up_s: float = GIVE_UP_S) -> T:
+    """Do what is safe to repeat until Redis answers; `StoreError` after `give_up_s`, `StoreFull` at once."""
     give_up_at = time.monotonic() + give_up_s
     delay_s = _BACKOFF_S[0]
     while True:

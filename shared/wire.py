@@ -81,7 +81,7 @@ class Payload:
 class Take(Payload):
     """A new writer begins here; readers skip it.
 
-    `cause`: `claim`, `handback`, `retry` (an attempt failed), `reclaim` (one ended before it had begun) or
+    `cause`: `claim`, `handback`, `retry` (an attempt failed), `reclaim` (one ended, and is not to blame) or
     `contest` (another writer took the log, but has no claim).
     """
 

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from shared.errors import EngineError, StoreError, StoryForked, TurnBusy, TurnClosed, TurnFull, TurnTaken
 from shared.keys import MAX_TURN_BYTES, Role, conversation_ttl_s, log_key
-from shared.log import LogWriter
+from shared.log import LogWriter, persist
 from shared.reader import Reader
 from shared.settings import Settings
 from shared.store import Store
@@ -96,7 +96,7 @@ class Attempts:
     async def make(self, cause: str) -> str | None:
         """Try the turn once. `None` when it needs no more work here, else the cause of the next attempt.
 
-        Raises `StoreError`: whoever takes the turn up next finds in the log how far it came.
+        Raises `StoreError` when Redis is gone for too long: the next attempt finds in the log how far it came.
         """
         self.turn = turn = self._new_turn()
         try:
@@ -110,7 +110,7 @@ class Attempts:
         except TurnClosed:
             return None
         except TurnTaken:
-            if not await self._hold.stands():
+            if not await persist(self._hold.stands):
                 self.lost = True
                 return None
             cause = "contest"
@@ -158,7 +158,8 @@ class Attempts:
         # First its own log, and only as its owner: a writer that lost the turn may not fail it for another.
         await turn.close(closed, self._part.output, owner=True)
         await turn.close(closed, *self._part.others)
-        await self._hold.bury(self._part.role, message)
+        # Asked again when a reply was lost, this leaves two letters: better than none.
+        await persist(lambda: self._hold.bury(self._part.role, message))
 
 
 def failed_attempts(entries: list[Entry]) -> int:

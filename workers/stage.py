@@ -21,6 +21,7 @@ from typing import Protocol
 from shared import logs
 from shared.errors import StoreError
 from shared.keys import Role
+from shared.log import persist
 from shared.reader import Reader
 from shared.settings import Settings
 from shared.store import Store
@@ -33,6 +34,9 @@ CLAIM_AT_ONCE = 4
 """How many turns one read claims at the most: what a busy worker leaves, an idle peer takes."""
 
 WAITING_LINE_S = 5.0
+
+OUTAGE_S = 1.0
+"""The pause before a turn is taken up again that Redis refused, or did not answer for too long."""
 
 
 class Handler(Part, Protocol):
@@ -216,11 +220,10 @@ class Stage:
             try:
                 cause: str | None = await self._first_cause(claim)
                 while cause is not None:
-                    cause = await held.attempts.make(cause)
+                    cause = await self._make(held.attempts, cause)
                 await self._queue.done(claim)
             except StoreError as error:
-                # Whoever reclaims the turn finds in the log how far it came.
-                log.warning("giving the turn up: %s", error)
+                log.warning("a claim lapses by itself: %s", error)
             finally:
                 del self._held[claim.id]
                 self._room.set()
@@ -229,8 +232,17 @@ class Stage:
         if claim.cause != "retry":
             return claim.cause
         # Whoever died with a turn that only waited has not failed at it.
-        due = await self._handler.is_due(self._store, claim.conversation, claim.turn)
+        due = await persist(lambda: self._handler.is_due(self._store, claim.conversation, claim.turn))
         return "retry" if due else "reclaim"
+
+    async def _make(self, attempts: Attempts, cause: str) -> str | None:
+        try:
+            return await attempts.make(cause)
+        except StoreError as error:
+            # Not the turn's fault, and the claim is this worker's until its heartbeat says otherwise.
+            log.warning("redis fails, the turn waits: %s", error)
+            await asyncio.sleep(random.uniform(0.5, 1.0) * OUTAGE_S)
+            return "reclaim"
 
     # The end
 

@@ -6,7 +6,9 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 
-from shared.errors import EngineError
+import pytest
+
+from shared.errors import EngineError, StoreFull
 from shared.keys import DEAD, GROUP, WORKERS, Role, index_key, log_key, work_key
 from shared.log import close_turn
 from shared.store import Store
@@ -14,7 +16,8 @@ from shared.wire import Address, Closed, Entry, Log, ReplyEnd, Take, Token, new_
 from shared.work import Announcement, WorkQueue
 from tests.conftest import eventually
 from tests.workers.conftest import Desk, Running
-from workers.attempt import failed_attempts
+from workers import stage
+from workers.attempt import ATTEMPTS, failed_attempts
 from workers.turn import Turn
 
 
@@ -152,6 +155,23 @@ async def test_a_restarted_worker_goes_on_with_what_it_left_pending(
         await eventually(lambda: _nothing_is_pending(store), "the work is done")
 
 
+async def test_a_turn_that_redis_fails_is_taken_up_again_as_often_as_it_takes(
+    desk: Desk, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(turn: Turn) -> None:
+        if len(handler.turns) <= 2 * ATTEMPTS:
+            raise StoreFull("Redis is at its maxmemory")
+        await _end(turn)
+
+    monkeypatch.setattr(stage, "OUTAGE_S", 0.01)
+    handler = Replies(refused)
+    async with running(handler):
+        await desk.ask(1, None, Role.REPLY)
+        await eventually(lambda: desk.ended(Log.TEXT, 1), "the reply")
+    takes = [entry.payload.cause for entry in await desk.read(Log.TEXT, 1) if isinstance(entry.payload, Take)]
+    assert takes == ["claim"] + ["reclaim"] * 2 * ATTEMPTS
+
+
 async def test_an_engine_that_fails_in_passing_is_tried_again(desk: Desk, running: Running) -> None:
     async def fail_once(turn: Turn) -> None:
         if len(handler.turns) == 1:
@@ -264,14 +284,14 @@ async def test_two_workers_that_both_hold_a_turn_write_one_story(
 async def test_draining_hands_back_at_once_what_only_waits(
     store: Store, desk: Desk, running: Running
 ) -> None:
-    async with running(Replies(_wait_for_ever)) as stage:
+    async with running(Replies(_wait_for_ever)) as worker:
         await desk.ask(1, None, Role.REPLY)
 
         async def taken() -> bool:
             return bool(await desk.read(Log.TEXT, 1))
 
         await eventually(taken, "the claim")
-        stage.drain()
+        worker.drain()
     ((_, fields),) = await store.call("XRANGE", work_key(Role.REPLY), "-", "+")
     assert fields[fields.index(b"cause") + 1] == b"handback"
 
@@ -285,10 +305,10 @@ async def test_draining_finishes_what_computes(desk: Desk, running: Running) -> 
         await _end(turn)
 
     handler = Replies(compute)
-    async with running(handler) as stage:
+    async with running(handler) as worker:
         await desk.ask(1, None, Role.REPLY)
         await eventually(lambda: bool(handler.turns), "the claim")
-        stage.drain()
+        worker.drain()
         release.set()
     assert await desk.ended(Log.TEXT, 1)
 

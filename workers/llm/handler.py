@@ -15,7 +15,7 @@ from dataclasses import asdict
 
 from shared.errors import StoreError, TurnClosed
 from shared.keys import Role, log_key, session_key
-from shared.log import tail
+from shared.log import persist, tail
 from shared.reader import Cursor
 from shared.store import Store
 from shared.wire import Chunk, Closed, Entry, Log, Open, Pause, Token
@@ -71,8 +71,10 @@ class ReplyHandler:
         audio = turn.follow(Log.AUDIO)
         watch = asyncio.create_task(_close_when_abandoned(turn))
         try:
-            history = await read_history(
-                turn.store, turn.conversation, turn.number, self._history_tokens, self._engine.cost
+            history = await persist(
+                lambda: read_history(
+                    turn.store, turn.conversation, turn.number, self._history_tokens, self._engine.cost
+                )
             )
             entries = entries_of(audio, turn.number)
             opening = await anext(entries)
@@ -148,14 +150,12 @@ async def _close_when_abandoned(turn: Turn) -> None:
     while True:
         await asyncio.sleep(WATCH_S)
         try:
-            held = await turn.store.call("EXISTS", session_key(turn.conversation))
+            if await turn.store.call("EXISTS", session_key(turn.conversation)):
+                gone_since = None
+            elif gone_since is None:
+                gone_since = time.monotonic()
+            elif time.monotonic() - gone_since > turn.resume_window_s:
+                log.info("abandoned")
+                return await turn.close(Closed("abandoned"), Log.AUDIO, Log.TEXT, Log.SPEECH)
         except StoreError as error:
-            log.debug("cannot see the session: %s", error)
-            continue
-        if held:
-            gone_since = None
-        elif gone_since is None:
-            gone_since = time.monotonic()
-        elif time.monotonic() - gone_since > turn.resume_window_s:
-            log.info("abandoned")
-            return await turn.close(Closed("abandoned"), Log.AUDIO, Log.TEXT, Log.SPEECH)
+            log.debug("cannot see or end the session: %s", error)

@@ -17,7 +17,7 @@ from itertools import islice
 from shared.audio import FRAME_SAMPLES, OUTPUT_RATE, SAMPLE_BYTES
 from shared.errors import TurnClosed
 from shared.keys import Role, log_key
-from shared.log import read_log
+from shared.log import persist, read_log
 from shared.store import Store
 from shared.wire import Address, Closed, Frame, Log, Open, ReplyEnd, Semantic, SpeechEnd
 from shared.work import Announcement
@@ -195,7 +195,8 @@ async def _append(turn: Turn, frames: Iterator[Frame], done: _Spoken) -> None:
 
 async def _settings(turn: Turn) -> Open:
     key = log_key(turn.conversation, Log.AUDIO)
-    entries = await read_log(turn.store, key, Address(turn.number, 0), turn.number, count=1)
+    first = Address(turn.number, 0)
+    entries = await persist(lambda: read_log(turn.store, key, first, turn.number, count=1))
     if not entries or not isinstance(entries[0].payload, Open):
         raise TurnClosed(f"{key}: turn {turn.number} was never opened, or is no longer kept")
     return entries[0].payload

@@ -20,6 +20,7 @@ from shared.wire import (
     Payload,
     ReplyEnd,
     Semantic,
+    Take,
     Token,
     UtteranceEnd,
     new_tag,
@@ -214,7 +215,7 @@ async def test_who_takes_a_turn_over_gives_its_engine_the_same_history(
     assert [token.text for token in taken_over.spoken] == list(DEFAULT_SCRIPT[:2])
 
 
-async def test_a_turn_whose_history_cannot_be_read_is_given_up_and_taken_up_again(
+async def test_a_history_that_cannot_be_read_at_once_is_read_again(
     desk: Desk, running: Running, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call_all, refusals = desk.store.call_all, 1
@@ -232,6 +233,8 @@ async def test_a_turn_whose_history_cannot_be_read_is_given_up_and_taken_up_agai
         await desk.ask(2, None, Role.REPLY)
         await eventually(lambda: desk.ended(Log.TEXT, 2), "the reply")
     assert refusals == 0
+    takes = [e.payload for e in await desk.read(Log.TEXT, 2) if isinstance(e.payload, Take)]
+    assert len(takes) == 1
     assert listener.asked[-1].history == (Exchange(1, bytes(3200), None, "Hello!"),)
     assert _story([e for e in await desk.read(Log.TEXT, 2) if e.payload.kind != "closed"]) == (REPLY, REPLY)
 

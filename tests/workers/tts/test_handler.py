@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 import pytest
 
 from shared.audio import OUTPUT_RATE
+from shared.errors import StoreError
 from shared.keys import Role, log_key
 from shared.log import close_turn
 from shared.settings import Settings
@@ -23,6 +24,7 @@ from shared.wire import (
     ReplyEnd,
     Semantic,
     SpeechEnd,
+    Take,
     Token,
     new_tag,
 )
@@ -108,6 +110,29 @@ async def test_speech_goes_on_where_a_dead_worker_left_it(
         await _write_text(desk, *_semantics(), ReplyEnd("stop", 0, len(CHUNKS)))
         await eventually(lambda: desk.ended(Log.SPEECH, 1), "the speech")
     _check(desk, await desk.read(Log.SPEECH, 1))
+
+
+async def test_settings_that_cannot_be_read_at_once_are_read_again(
+    desk: Desk, running: Running, handler: SpeechHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, refusals = desk.store.call, 1
+
+    async def refused_once(*command: str) -> object:
+        nonlocal refusals
+        if command[:2] == ("XRANGE", log_key(desk.conversation, Log.AUDIO)) and refusals:
+            refusals -= 1
+            raise StoreError("Redis is away")
+        return await call(*command)
+
+    async with running(handler):
+        monkeypatch.setattr(desk.store, "call", refused_once)
+        await desk.ask(1, None, Role.SPEAK)
+        await _write_text(desk, *_semantics(), ReplyEnd("stop", 0, len(CHUNKS)))
+        await eventually(lambda: desk.ended(Log.SPEECH, 1), "the speech")
+    entries = await desk.read(Log.SPEECH, 1)
+    assert refusals == 0
+    assert sum(isinstance(entry.payload, Take) for entry in entries) == 1
+    _check(desk, entries)
 
 
 async def test_where_the_repeat_is_shorter_than_what_stands_it_goes_on_at_the_next_chunk(
