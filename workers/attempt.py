@@ -96,7 +96,7 @@ class Attempts:
     async def make(self, cause: str) -> str | None:
         """Try the turn once. `None` when it needs no more work here, else the cause of the next attempt.
 
-        Raises `StoreError` when Redis is gone for too long: the next attempt finds in the log how far it came.
+        Raises `StoreError` if Redis is gone for too long: the next attempt finds in the log how far it came.
         """
         self.turn = turn = self._new_turn()
         try:

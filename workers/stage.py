@@ -14,8 +14,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from shared import logs
@@ -34,6 +34,9 @@ CLAIM_AT_ONCE = 4
 """How many turns one read claims at the most: what a busy worker leaves, an idle peer takes."""
 
 WAITING_LINE_S = 5.0
+
+HAND_BACK_S = 0.5
+"""What is kept of `DRAIN_S` for handing back what could not be finished."""
 
 OUTAGE_S = 1.0
 """The pause before a turn is taken up again that Redis refused, or did not answer for too long."""
@@ -77,7 +80,7 @@ class _Claimed:
 class _Held:
     claim: Claim
     attempts: Attempts
-    task: asyncio.Task[None] | None = None
+    task: asyncio.Task[None] = field(init=False)
 
 
 class Stage:
@@ -91,7 +94,8 @@ class Stage:
         self._reader = Reader(store)
         self._queue = WorkQueue(store, handler.role, name, lease_s=settings.lease_s)
         self._held: dict[str, _Held] = {}
-        self._draining = False
+        self._asked_at = 0.0
+        self._asked = asyncio.Event()
         self._room = asyncio.Event()
 
     @property
@@ -101,8 +105,14 @@ class Stage:
 
     def drain(self) -> None:
         """Claim nothing more, and let `run` come to its end."""
-        self._draining = True
+        if not self._draining:
+            self._asked_at = time.monotonic()
+        self._asked.set()
         self._room.set()
+
+    @property
+    def _draining(self) -> bool:
+        return self._asked.is_set()
 
     async def run(self) -> None:
         """Work until `drain`; then finish what computes within `DRAIN_S` and hand the rest back."""
@@ -123,7 +133,7 @@ class Stage:
             async with asyncio.TaskGroup() as loops:
                 loops.create_task(self._claim_loop(), name="claim")
                 loops.create_task(self._reclaim_loop(), name="reclaim")
-            await self._finish()
+                loops.create_task(self._finish(), name="finish")
         finally:
             await asyncio.to_thread(heartbeat.stop)
             following.cancel()
@@ -161,8 +171,11 @@ class Stage:
                 unsure = True
                 await asyncio.sleep(random.uniform(AGAIN_S, 3 * AGAIN_S))
                 continue
-            for claim in claims:
-                if claim.id not in self._held:
+            new = [claim for claim in claims if claim.id not in self._held]
+            if self._draining:
+                await self._hand_back(new)
+            else:
+                for claim in new:
                     self._start(claim)
 
     async def _reclaim_loop(self) -> None:
@@ -181,9 +194,10 @@ class Stage:
                 if held is None:
                     log.info("taking over turn %d of %s", claim.turn, claim.conversation)
                     self._start(claim)
-                elif held.attempts.stalled and held.task is not None:
+                elif held.attempts.stalled:
                     # Its own stalled turn came back: nobody else had room, so this worker tries again.
-                    held.task.cancel()
+                    self._drop(held)
+                    self._start(claim)
 
     def _start(self, claim: Claim) -> None:
         hold = _Claimed(self._store, self._queue, claim)
@@ -208,9 +222,19 @@ class Stage:
 
     def _lose(self, claim_id: str) -> None:
         held = self._held.get(claim_id)
-        if held is not None and held.task is not None:
+        if held is not None:
             log.warning("turn %d of %s went to another worker", held.claim.turn, held.claim.conversation)
-            held.task.cancel()
+            self._drop(held)
+
+    def _drop(self, held: _Held) -> None:
+        """Hold the turn no more. Nobody waits for its attempt: what that still writes, the log refuses."""
+        self._forget(held)
+        held.task.cancel()
+
+    def _forget(self, held: _Held) -> None:
+        if self._held.get(held.claim.id) is held:
+            del self._held[held.claim.id]
+            self._room.set()
 
     # One turn
 
@@ -225,8 +249,7 @@ class Stage:
             except StoreError as error:
                 log.warning("a claim lapses by itself: %s", error)
             finally:
-                del self._held[claim.id]
-                self._room.set()
+                self._forget(held)
 
     async def _first_cause(self, claim: Claim) -> str:
         if claim.cause != "retry":
@@ -247,21 +270,31 @@ class Stage:
     # The end
 
     async def _finish(self) -> None:
-        waiting = [held for held in self._held.values() if not held.attempts.computing]
-        await self._hand_back(waiting)
-        tasks = [held.task for held in self._held.values() if held.task is not None]
-        if tasks:
-            log.info("finishing %d turns", len(tasks))
-            await asyncio.wait(tasks, timeout=self._settings.drain_s)
-        await self._hand_back(list(self._held.values()))
+        """Once asked to drain: let go of what only waits, and, when time runs out, of what computes."""
+        await self._asked.wait()
+        until = self._asked_at + self._settings.drain_s - HAND_BACK_S
+        await self._let_go([held for held in self._held.values() if not held.attempts.computing])
+        if self._held:
+            log.info("finishing %d turns", len(self._held))
+        while self._held and (left_s := until - time.monotonic()) > 0:
+            await asyncio.wait([held.task for held in self._held.values()], timeout=left_s)
+        await self._let_go(list(self._held.values()))
 
-    async def _hand_back(self, turns: list[_Held]) -> None:
+    async def _let_go(self, turns: Sequence[_Held]) -> None:
         for held in turns:
-            if held.task is not None:
-                held.task.cancel()
-                await asyncio.wait([held.task])
-            try:
-                if await self._queue.handback(held.claim):
-                    log.info("handed back turn %d of %s", held.claim.turn, held.claim.conversation)
-            except StoreError as error:
-                log.warning("a claim lapses by itself: %s", error)
+            self._drop(held)
+        await self._hand_back([held.claim for held in turns])
+
+    async def _hand_back(self, claims: Sequence[Claim]) -> None:
+        """All at once: the process has little time, and whoever has room should not wait for the last."""
+        if claims:
+            await asyncio.wait(
+                [asyncio.create_task(self._handed_back(claim)) for claim in claims], timeout=HAND_BACK_S
+            )
+
+    async def _handed_back(self, claim: Claim) -> None:
+        try:
+            if await self._queue.handback(claim):
+                log.info("handed back turn %d of %s", claim.turn, claim.conversation)
+        except StoreError as error:
+            log.warning("a claim lapses by itself: %s", error)

@@ -47,11 +47,11 @@ class Replies:
         await self._answer(turn)
 
 
-async def _end(turn: Turn) -> None:
+async def end(turn: Turn) -> None:
     await turn.writer.append(Token("word", (1,)), ReplyEnd("stop", 1, 0))
 
 
-async def _wait_for_ever(turn: Turn) -> None:
+async def wait_for_ever(turn: Turn) -> None:
     await asyncio.Event().wait()
 
 
@@ -66,7 +66,7 @@ async def _nothing_is_pending(store: Store) -> bool:
 async def test_a_turn_that_was_offered_is_taken_answered_and_forgotten(
     store: Store, desk: Desk, running: Running
 ) -> None:
-    async with running(Replies(_end)):
+    async with running(Replies(end)):
         await desk.ask(1, None, Role.REPLY)
         await eventually(lambda: desk.ended(Log.TEXT, 1), "the reply")
         await eventually(lambda: _nothing_is_pending(store), "the work is done")
@@ -83,7 +83,7 @@ async def test_a_worker_announces_itself_while_it_lives_and_withdraws_at_the_end
     async def named() -> bool:
         return bool(await store.call("SMEMBERS", WORKERS) == [b"one"])
 
-    async with running(Replies(_end), name="one"):
+    async with running(Replies(end), name="one"):
         await eventually(named, "its name")
         assert await announced()
         assert 0 < await store.call("PTTL", "worker:one") <= 400
@@ -99,7 +99,7 @@ async def test_a_worker_announces_how_many_engines_are_at_work_and_what_its_hand
     async def compute(turn: Turn) -> None:
         turn.step()
         await release.wait()
-        await _end(turn)
+        await end(turn)
 
     async def announced(**counts: int) -> bool:
         said = json.loads(await store.call("GET", "worker:test") or b"{}")
@@ -122,7 +122,7 @@ async def test_what_a_dead_worker_held_is_taken_over_within_a_lease(
     (claim,) = await dead.wait(1)
     assert (claim.conversation, claim.turn, claim.cause) == (desk.conversation, 1, "claim")
     await dead.close()
-    async with running(Replies(_end)):
+    async with running(Replies(end)):
         await eventually(lambda: desk.ended(Log.TEXT, 1), "the reply")
     first = (await desk.read(Log.TEXT, 1))[0].payload
     assert isinstance(first, Take) and first.cause == "retry"
@@ -136,7 +136,7 @@ async def test_what_a_dead_worker_only_waited_for_counts_as_no_attempt(
     await dead.wait(1)  # makes the group
     await dead.wait(1)
     await dead.close()
-    async with running(Replies(_end, due=False)):
+    async with running(Replies(end, due=False)):
         await eventually(lambda: desk.ended(Log.TEXT, 1), "the reply")
     first = (await desk.read(Log.TEXT, 1))[0].payload
     assert isinstance(first, Take) and first.cause == "reclaim"
@@ -150,7 +150,7 @@ async def test_a_restarted_worker_goes_on_with_what_it_left_pending(
     await desk.ask(1, None, Role.REPLY)
     assert len(await before.wait(1)) == 1
     await before.close()
-    async with running(Replies(_end), name="test"):
+    async with running(Replies(end), name="test"):
         await eventually(lambda: desk.ended(Log.TEXT, 1), "the reply")
         await eventually(lambda: _nothing_is_pending(store), "the work is done")
 
@@ -161,7 +161,7 @@ async def test_a_turn_that_redis_fails_is_taken_up_again_as_often_as_it_takes(
     async def refused(turn: Turn) -> None:
         if len(handler.turns) <= 2 * ATTEMPTS:
             raise StoreFull("Redis is at its maxmemory")
-        await _end(turn)
+        await end(turn)
 
     monkeypatch.setattr(stage, "OUTAGE_S", 0.01)
     handler = Replies(refused)
@@ -176,7 +176,7 @@ async def test_an_engine_that_fails_in_passing_is_tried_again(desk: Desk, runnin
     async def fail_once(turn: Turn) -> None:
         if len(handler.turns) == 1:
             raise EngineError("out of breath", retryable=True)
-        await _end(turn)
+        await end(turn)
 
     handler = Replies(fail_once)
     async with running(handler):
@@ -284,7 +284,7 @@ async def test_two_workers_that_both_hold_a_turn_write_one_story(
 async def test_draining_hands_back_at_once_what_only_waits(
     store: Store, desk: Desk, running: Running
 ) -> None:
-    async with running(Replies(_wait_for_ever)) as worker:
+    async with running(Replies(wait_for_ever)) as worker:
         await desk.ask(1, None, Role.REPLY)
 
         async def taken() -> bool:
@@ -302,7 +302,7 @@ async def test_draining_finishes_what_computes(desk: Desk, running: Running) -> 
     async def compute(turn: Turn) -> None:
         turn.step()
         await release.wait()
-        await _end(turn)
+        await end(turn)
 
     handler = Replies(compute)
     async with running(handler) as worker:
@@ -320,7 +320,7 @@ async def test_an_engine_that_hangs_loses_its_turn_and_a_second_attempt_is_made(
         turn.step()
         if len(handler.turns) == 1:
             await asyncio.Event().wait()
-        await _end(turn)
+        await end(turn)
 
     handler = Replies(hang_once)
     async with running(handler):
