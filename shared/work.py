@@ -98,6 +98,12 @@ class WorkQueue:
                 break
         return claims
 
+    async def still_held(self, ids: Sequence[str]) -> set[str]:
+        """Which of these claims are this consumer's, refreshed or not."""
+        one = ("XPENDING", self.stream, GROUP)
+        found = await self._store.call_all([(*one, id_, id_, 1, self.consumer) for id_ in ids])
+        return {claim_id for claim_id, pending in zip(ids, found, strict=True) if pending}
+
     async def refresh(self, ids: Sequence[str]) -> list[str]:
         """Keep these claims for another lease; the ids among them that are not this consumer's any more."""
         args = (GROUP, self.consumer, *ids)

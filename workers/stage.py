@@ -181,10 +181,11 @@ class Stage:
     async def _reclaim_loop(self) -> None:
         while not self._draining:
             await asyncio.sleep(random.uniform(0.15, 0.25) * self._settings.lease_s)
-            room = self._settings.max_attached - len(self._held)
-            if room <= 0 or self._draining:
-                continue
+            room = max(0, self._settings.max_attached - len(self._held))
+            if self._draining:
+                break
             try:
+                await self._lose_stalled()
                 claims = await self._queue.reclaim(min(room, CLAIM_AT_ONCE))
             except StoreError as error:
                 log.debug("cannot reclaim: %s", error)
@@ -198,6 +199,12 @@ class Stage:
                     # Its own stalled turn came back: nobody else had room, so this worker tries again.
                     self._drop(held)
                     self._start(claim)
+
+    async def _lose_stalled(self) -> None:
+        """Let go of stalled turns that a peer has taken over: of these, no refresh tells."""
+        if stalled := [claim_id for claim_id, held in self._held.items() if held.attempts.stalled]:
+            for claim_id in set(stalled) - await self._queue.still_held(stalled):
+                self._lose(claim_id)
 
     def _start(self, claim: Claim) -> None:
         hold = _Claimed(self._store, self._queue, claim)

@@ -14,7 +14,7 @@ from shared.store import Store
 from shared.wire import Log
 from tests.conftest import eventually
 from tests.workers.conftest import Desk, Running
-from tests.workers.test_stage import Replies, end, wait_for_ever
+from tests.workers.replies import Replies, end, wait_for_ever
 from workers.turn import Turn
 
 STREAM = work_key(Role.REPLY)

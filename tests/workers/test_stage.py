@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -13,46 +12,13 @@ from shared.keys import DEAD, GROUP, WORKERS, Role, index_key, log_key, work_key
 from shared.log import close_turn
 from shared.store import Store
 from shared.wire import Address, Closed, Entry, Log, ReplyEnd, Take, Token, new_tag
-from shared.work import Announcement, WorkQueue
+from shared.work import Claim, WorkQueue
 from tests.conftest import eventually
 from tests.workers.conftest import Desk, Running
+from tests.workers.replies import Replies, end, wait_for_ever
 from workers import stage
 from workers.attempt import ATTEMPTS, failed_attempts
 from workers.turn import Turn
-
-
-class Replies:
-    """A handler that answers as it is told to."""
-
-    role = Role.REPLY
-    output = Log.TEXT
-    others: tuple[Log, ...] = (Log.SPEECH,)
-
-    def __init__(self, answer: Callable[[Turn], Awaitable[None]], due: bool = True) -> None:
-        self.due = due
-        self._answer = answer
-        self.turns: list[Turn] = []
-
-    def announcement(self, name: str, slots: int) -> Announcement:
-        return Announcement(name, self.role, "told", "told by a test", slots)
-
-    def counts(self) -> dict[str, int]:
-        return {"answered": len(self.turns)}
-
-    async def is_due(self, store: Store, conversation: str, turn: int) -> bool:
-        return self.due
-
-    async def run(self, turn: Turn) -> None:
-        self.turns.append(turn)
-        await self._answer(turn)
-
-
-async def end(turn: Turn) -> None:
-    await turn.writer.append(Token("word", (1,)), ReplyEnd("stop", 1, 0))
-
-
-async def wait_for_ever(turn: Turn) -> None:
-    await asyncio.Event().wait()
 
 
 async def _nothing_is_pending(store: Store) -> bool:
@@ -327,6 +293,33 @@ async def test_an_engine_that_hangs_loses_its_turn_and_a_second_attempt_is_made(
         await desk.ask(1, None, Role.REPLY)
         await eventually(lambda: desk.ended(Log.TEXT, 1), "the reply")
     assert len(handler.turns) == 2
+
+
+async def test_a_turn_whose_engine_hangs_and_that_a_peer_took_over_is_let_go(
+    store: Store, desk: Desk, running: Running
+) -> None:
+    async def hang(turn: Turn) -> None:
+        turn.step()
+        await asyncio.Event().wait()
+
+    peer = WorkQueue(store, Role.REPLY, "peer", lease_s=0.4)
+    async with running(Replies(hang), STALL_S="1") as worker:
+        await desk.ask(1, None, Role.REPLY)
+        await eventually(lambda: worker.attached == 1, "the claim")
+
+        claims: list[Claim] = []
+
+        async def taken_over() -> bool:
+            claims.extend(await peer.reclaim(1))
+            return bool(claims)
+
+        async def let_go() -> bool:
+            assert await peer.refresh([claims[0].id]) == []
+            return worker.attached == 0
+
+        await eventually(taken_over, "the peer has it")
+        await eventually(let_go, "the worker lets go")
+    await peer.close()
 
 
 def test_only_repeats_since_the_last_progress_count_as_failed_attempts() -> None:
