@@ -67,13 +67,18 @@ class WorkQueue:
         self.keys = (self.stream, index_key(role))
         self._store = store
         self._lease_ms = int(lease_s * 1000)
+        self._inherits = True
         # Blocking reads have a connection of their own: nothing may stand in a queue behind one.
         self._blocking = Store(store.url, timeout_s=BLOCK_S + TIMEOUT_S)
 
     async def pending(self, count: int) -> list[Claim]:
-        """What this consumer holds already: left by its predecessor, or by a read whose reply was lost."""
+        """What this consumer holds already: at first what its predecessor left, which tried it.
+
+        Asked again, it is what reads have claimed whose replies were lost: nobody has tried that.
+        """
         found = await self._grouped(self._store, ("COUNT", count, "STREAMS", self.stream, "0"))
-        return self._claims(_of_stream(found), "retry")
+        cause, self._inherits = "retry" if self._inherits else None, False
+        return self._claims(_of_stream(found), cause)
 
     async def wait(self, count: int) -> list[Claim]:
         """Claim up to `count` new turns; wait for one at most `BLOCK_S`."""

@@ -11,9 +11,10 @@ from shared.errors import StoreError, StoreFull
 from shared.hold import new_conversation
 from shared.keys import DEAD, DEAD_LETTERS, GROUP, Role, work_key
 from shared.store import Store
-from shared.work import Claim, bury, offer
+from shared.work import Claim, WorkQueue, bury, offer
 from tests.conftest import eventually
-from tests.shared.working import INDEX, STREAM, Worker, lapsed, offered, owners
+from tests.proxy import Proxy
+from tests.shared.working import INDEX, LEASE_S, STREAM, Worker, lapsed, offered, owners
 
 
 async def lengths(store: Store) -> tuple[int, int]:
@@ -176,6 +177,20 @@ async def test_a_restarted_worker_finds_what_it_held(store: Store, worker: Worke
     assert {claim.cause for claim in found} == {"retry"}
     assert await worker("other").pending(9) == []
     assert len(await after.wait(9)) == 1
+
+
+async def test_what_a_read_claimed_whose_reply_was_lost_was_never_tried(
+    store: Store, proxy: Proxy, far: Store
+) -> None:
+    queue = WorkQueue(far, Role.REPLY, "w", lease_s=LEASE_S)
+    await queue.pending(1)  # makes the group
+    await offered(store, 2)
+    proxy.lose_replies()
+    with pytest.raises(StoreError):
+        await queue.wait(1)
+    (claim,) = await queue.pending(9)
+    assert claim.cause == "claim"
+    await queue.close()
 
 
 async def test_an_entry_that_was_deleted_is_no_claim(store: Store, worker: Worker) -> None:
