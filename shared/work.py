@@ -28,6 +28,14 @@ BLOCK_S = 1.0
 
 REFRESH_AT_ONCE = 100
 
+LOOK_AT = 1000
+"""How many claims that seem to lapse are looked at; those behind them wait."""
+
+LOOKS = 3
+"""In how many looks in a row a claim must seem to lapse before it is taken over: between the first and the
+last of them every living owner refreshes what it holds.
+"""
+
 
 async def offer(store: Store, roles: Iterable[Role], conversation: str, turn: int) -> None:
     """Offer the turn to the workers of each role, in one round trip. Offering twice is offering once."""
@@ -68,6 +76,7 @@ class WorkQueue:
         self._store = store
         self._lease_ms = int(lease_s * 1000)
         self._inherits = True
+        self._lapsing: dict[bytes, int] = {}
         # Blocking reads have a connection of their own: nothing may stand in a queue behind one.
         self._blocking = Store(store.url, timeout_s=BLOCK_S + TIMEOUT_S)
 
@@ -86,22 +95,28 @@ class WorkQueue:
         return self._claims(_of_stream(await self._grouped(self._blocking, options)), None)
 
     async def reclaim(self, count: int) -> list[Claim]:
-        """Take up to `count` turns over from owners that have not refreshed them for a lease."""
-        claims: list[Claim] = []
-        cursor = b"0-0"
-        while len(claims) < count:
-            options = (self._lease_ms, cursor, "COUNT", count - len(claims))
-            try:
-                found = await self._store.call("XAUTOCLAIM", self.stream, GROUP, self.consumer, *options)
-            except StoreError as error:
-                await self._heal(error)
-                break
-            claims += self._claims(found[1], "retry")
-            # One call looks at ten entries for each asked for: behind many living claims stands a dead one.
-            cursor = found[0]
-            if cursor == b"0-0":
-                break
-        return claims
+        """Take up to `count` turns over from owners that have not refreshed them for a lease.
+
+        For a caller that looks some five times a lease, be it with a count of 0. (`XAUTOCLAIM` looks once: if
+        Redis was frozen, it takes everything from everybody, even when its caller has long given it up.)
+        """
+        seen, self._lapsing = self._lapsing, {}
+        options = ("IDLE", self._lease_ms // 2, "-", "+", LOOK_AT)
+        try:
+            found = await self._store.call("XPENDING", self.stream, GROUP, *options)
+        except StoreError as error:
+            await self._heal(error)
+            return []
+        self._lapsing = {entry_id: seen.get(entry_id, 0) + 1 for entry_id, _, _, _ in found}
+        lapsed = [
+            entry_id
+            for entry_id, _, idle_ms, _ in found
+            if idle_ms >= self._lease_ms and self._lapsing[entry_id] >= LOOKS
+        ]
+        if not (taken := lapsed[:count]):
+            return []
+        one = ("XCLAIM", self.stream, GROUP, self.consumer, self._lease_ms)
+        return self._claims(await self._store.call(*one, *taken), "retry")
 
     async def still_held(self, ids: Sequence[str]) -> set[str]:
         """Which of these claims are this consumer's, refreshed or not."""

@@ -185,7 +185,6 @@ class Stage:
             if self._draining:
                 break
             try:
-                await self._lose_stalled()
                 claims = await self._queue.reclaim(min(room, CLAIM_AT_ONCE))
             except StoreError as error:
                 log.debug("cannot reclaim: %s", error)
@@ -199,12 +198,18 @@ class Stage:
                     # Its own stalled turn came back: nobody else had room, so this worker tries again.
                     self._drop(held)
                     self._start(claim)
+            await self._lose_stalled()
 
     async def _lose_stalled(self) -> None:
         """Let go of stalled turns that a peer has taken over: of these, no refresh tells."""
-        if stalled := [claim_id for claim_id, held in self._held.items() if held.attempts.stalled]:
-            for claim_id in set(stalled) - await self._queue.still_held(stalled):
-                self._lose(claim_id)
+        stalled = [claim_id for claim_id, held in self._held.items() if held.attempts.stalled]
+        try:
+            own = await self._queue.still_held(stalled) if stalled else set()
+        except StoreError as error:
+            log.debug("cannot see who holds what: %s", error)
+            return
+        for claim_id in set(stalled) - own:
+            self._lose(claim_id)
 
     def _start(self, claim: Claim) -> None:
         hold = _Claimed(self._store, self._queue, claim)

@@ -10,7 +10,7 @@ from shared.keys import GROUP, WORKERS, Role, worker_key
 from shared.store import Store
 from shared.work import REFRESH_AT_ONCE, Announcement, Heartbeat
 from tests.conftest import eventually
-from tests.shared.working import LAPSED_MS, STREAM, Worker, lapsed, offered
+from tests.shared.working import LAPSED_MS, STREAM, Worker, lapsed, offered, reclaimed
 
 BEAT_LEASE_S = 0.2
 
@@ -90,7 +90,7 @@ async def test_a_heartbeat_keeps_all_that_is_held(redis_url: str, store: Store, 
     with beating(redis_url) as beat:
         beat.held = [claim.id for claim in kept]
         await eventually(are_kept, "all but one claim are refreshed")
-        assert [claim.id for claim in await other.reclaim(999)] == [left.id]
+        assert [claim.id for claim in await reclaimed(other, 999)] == [left.id]
         assert beat.lost == []
 
 
@@ -102,7 +102,7 @@ async def test_a_heartbeat_tells_what_a_peer_has_taken_over(
     await mine.pending(1)
     taken, kept = await mine.wait(2)
     await lapsed(store, taken)
-    await other.reclaim(1)
+    await reclaimed(other, 1)
     with beating(redis_url) as beat:
         beat.held = [taken.id, kept.id]
         await eventually(lambda: bool(beat.lost), "the loss is told")

@@ -11,10 +11,10 @@ from shared.errors import StoreError, StoreFull
 from shared.hold import new_conversation
 from shared.keys import DEAD, DEAD_LETTERS, GROUP, Role, work_key
 from shared.store import Store
-from shared.work import Claim, WorkQueue, bury, offer
+from shared.work import LOOKS, Claim, WorkQueue, bury, offer
 from tests.conftest import eventually
 from tests.proxy import Proxy
-from tests.shared.working import INDEX, LEASE_S, STREAM, Worker, lapsed, offered, owners
+from tests.shared.working import INDEX, LEASE_S, STREAM, Worker, lapsed, offered, owners, reclaimed
 
 
 async def lengths(store: Store) -> tuple[int, int]:
@@ -115,7 +115,7 @@ async def test_a_refreshed_claim_cannot_be_reclaimed(store: Store, worker: Worke
     kept, left = await mine.wait(2)
     await lapsed(store, kept, left)
     assert await mine.refresh([kept.id]) == []
-    assert [claim.id for claim in await other.reclaim(9)] == [left.id]
+    assert [claim.id for claim in await reclaimed(other, 9)] == [left.id]
     assert await owners(store) == {kept.id: "mine", left.id: "other"}
 
 
@@ -125,7 +125,7 @@ async def test_a_refresh_tells_what_is_lost_and_takes_nothing_back(store: Store,
     await mine.pending(1)
     kept, taken, gone = await mine.wait(3)
     await lapsed(store, taken)
-    await other.reclaim(1)
+    await reclaimed(other, 1)
     await mine.done(gone)
     assert set(await mine.refresh([kept.id, taken.id, gone.id, "1-1"])) == {taken.id, gone.id, "1-1"}
     assert await owners(store) == {kept.id: "mine", taken.id: "other"}
@@ -139,7 +139,7 @@ async def test_an_owner_that_was_stopped_for_too_long_does_nothing_to_the_next(
     await mine.pending(1)
     (claim,) = await mine.wait(1)
     await lapsed(store, claim)
-    (taken_over,) = await other.reclaim(1)
+    (taken_over,) = await reclaimed(other, 1)
     assert taken_over.cause == "retry"
     assert not await mine.handback(claim)
     assert not await mine.done(claim)
@@ -154,7 +154,38 @@ async def test_a_dead_owners_claim_is_found_behind_many_living_ones(store: Store
     await living.wait(120)
     (left,) = await dead.wait(1)
     await lapsed(store, left)
-    assert [claim.id for claim in await other.reclaim(4)] == [left.id]
+    assert [claim.id for claim in await reclaimed(other, 4)] == [left.id]
+
+
+async def test_what_seems_to_lapse_because_redis_was_frozen_is_left_to_its_living_owner(
+    store: Store, worker: Worker
+) -> None:
+    await offered(store, 2)
+    mine, other = worker("mine"), worker("other")
+    await mine.pending(1)
+    kept, left = await mine.wait(2)
+    await lapsed(store, kept, left)  # as every claim is when Redis wakes up
+    assert await other.reclaim(9) == []
+    await mine.refresh([kept.id])
+    found = [claim.id for _ in range(3 * LOOKS) for claim in await other.reclaim(9)]
+    assert found == [left.id]
+
+
+async def test_after_an_error_it_is_looked_as_often_again(
+    store: Store, worker: Worker, proxy: Proxy, far: Store
+) -> None:
+    await offered(store)
+    mine, other = worker("mine"), WorkQueue(far, Role.REPLY, "other", lease_s=LEASE_S)
+    await mine.pending(1)
+    (left,) = await mine.wait(1)
+    await lapsed(store, left)
+    for _ in range(LOOKS - 1):
+        assert await other.reclaim(1) == []
+    proxy.lose_replies()
+    with pytest.raises(StoreError):
+        await other.reclaim(1)
+    assert [claim.id for claim in await reclaimed(other, 1)] == [left.id]
+    await other.close()
 
 
 async def test_no_more_is_reclaimed_than_asked_for(store: Store, worker: Worker) -> None:
@@ -162,7 +193,7 @@ async def test_no_more_is_reclaimed_than_asked_for(store: Store, worker: Worker)
     mine, other = worker("mine"), worker("other")
     await mine.pending(1)
     await lapsed(store, *await mine.wait(10))
-    assert len(await other.reclaim(3)) == 3
+    assert len(await reclaimed(other, 3)) == 3
     assert len(await other.reclaim(9)) == 7
 
 
@@ -201,7 +232,7 @@ async def test_an_entry_that_was_deleted_is_no_claim(store: Store, worker: Worke
     await store.call("XDEL", STREAM, deleted.id)
     assert [claim.id for claim in await queue.pending(9)] == [kept.id]
     await lapsed(store, kept)
-    assert [claim.id for claim in await worker("other").reclaim(9)] == [kept.id]
+    assert [claim.id for claim in await reclaimed(worker("other"), 9)] == [kept.id]
 
 
 # ---- hand-backs

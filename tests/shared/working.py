@@ -7,7 +7,7 @@ from collections.abc import Callable
 from shared.hold import new_conversation
 from shared.keys import GROUP, Role, index_key, work_key
 from shared.store import Store
-from shared.work import Claim, WorkQueue, offer
+from shared.work import LOOKS, Claim, WorkQueue, offer
 
 STREAM, INDEX = work_key(Role.REPLY), index_key(Role.REPLY)
 
@@ -39,3 +39,10 @@ async def owners(store: Store) -> dict[str, str]:
     """Who holds which claim."""
     pending = await store.call("XPENDING", STREAM, GROUP, "-", "+", 10_000)
     return {entry_id.decode(): owner.decode() for entry_id, owner, _, _ in pending}
+
+
+async def reclaimed(queue: WorkQueue, count: int) -> list[Claim]:
+    """What this worker takes over once it has looked often enough."""
+    for _ in range(LOOKS - 1):
+        assert await queue.reclaim(count) == []
+    return await queue.reclaim(count)

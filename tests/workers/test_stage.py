@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 
 import pytest
 
-from shared.errors import EngineError, StoreFull
+from shared.errors import EngineError, StoreError, StoreFull
 from shared.keys import DEAD, GROUP, WORKERS, Role, index_key, log_key, work_key
 from shared.log import close_turn
 from shared.store import Store
 from shared.wire import Address, Closed, Entry, Log, ReplyEnd, Take, Token, new_tag
-from shared.work import Claim, WorkQueue
+from shared.work import LOOKS, Claim, WorkQueue
 from tests.conftest import eventually
+from tests.shared.support import calls
 from tests.workers.conftest import Desk, Running
 from tests.workers.replies import Replies, end, wait_for_ever
 from workers import stage
@@ -106,6 +108,29 @@ async def test_what_a_dead_worker_only_waited_for_counts_as_no_attempt(
         await eventually(lambda: desk.ended(Log.TEXT, 1), "the reply")
     first = (await desk.read(Log.TEXT, 1))[0].payload
     assert isinstance(first, Take) and first.cause == "reclaim"
+
+
+async def test_when_redis_was_frozen_each_turn_stays_with_its_living_owner(
+    store: Store, running: Running
+) -> None:
+    desks = [Desk(store) for _ in range(8)]
+    first, second = Replies(wait_for_ever), Replies(wait_for_ever)
+    async with running(first, name="first"), running(second, name="second"):
+        for desk in desks:
+            await desk.ask(1, None, Role.REPLY)
+        await eventually(lambda: len(first.turns + second.turns) == 8, "all are claimed")
+        await store.call("CLIENT", "PAUSE", 2500, "ALL")
+        before: list[int] = []
+
+        async def both_looked_again() -> bool:
+            with suppress(StoreError):
+                before.append(await calls(store, "xpending"))
+                return before[-1] >= before[0] + 4 * LOOKS
+            return False
+
+        await eventually(both_looked_again, "the workers look for what has lapsed")
+        takes = [entry.payload for desk in desks for entry in await desk.read(Log.TEXT, 1)]
+        assert len(takes) == 8
 
 
 async def test_a_restarted_worker_goes_on_with_what_it_left_pending(
