@@ -121,7 +121,7 @@ class Utterance:
             # The utterance before was left open, by a session that died or a Redis that forgot its end; such
             # a Redis forgot as well whatever stood there of this one.
             await self._director.write_closed(writer.turn - 1, Closed("superseded"), (Log.AUDIO,))
-            await writer.write_again()
+            await writer.confirm()
 
     def _withdraw(self, turn: int) -> None:
         if self._dialogue.conversation.lives(turn):

@@ -104,7 +104,7 @@ class LogWriter:
 
         Raises `TurnClosed`, `TurnTaken`, `TurnBusy`, `TurnFull`; `StoreFull` at `maxmemory` and `StoreError`
         when Redis is gone for longer than the writer waits. After an error the writer is of no more use, but
-        for `write_again` after `TurnBusy`.
+        for `confirm` after `TurnBusy`.
         """
         async with self._lock:
             start = len(self.entries)
@@ -118,20 +118,23 @@ class LogWriter:
             await self._write_from(start)
             return last
 
-    async def write_again(self) -> None:
-        """Write what the log lacks of the memory: all of it, if need be, after a `TurnBusy` was seen to.
+    async def confirm(self) -> bool:
+        """Whether all that was appended stands; what Redis has forgotten of it, or never took, is written.
 
-        Raises what `append` raises.
+        Raises as `append` does, but may be asked again after an error.
         """
         async with self._lock:
-            await self._write_from(0)
+            return await self._write_from(len(self.entries) - 1)
 
-    async def _write_from(self, seq: int) -> None:
+    async def _write_from(self, seq: int) -> bool:
+        stood = True
         while seq < len(self.entries):
             verdict, next_seq = await self._ask("parley_append_1", self._keys, self._append_args(seq))
             if verdict is Verdict.GAP:
                 log.warning("redis forgot %s from %d-%d on: written again", self._key, self.turn, next_seq)
+                stood = False
             seq = next_seq
+        return stood
 
     def _append_args(self, seq: int) -> list[Arg]:
         args: list[Arg] = [self.turn, seq, self.tag, self._max_turn_bytes, self._ttl_ms]

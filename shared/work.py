@@ -192,10 +192,11 @@ class Announcement:
     """Pairs of voice and language (a BCP 47 tag)."""
 
     def dump(self, attached: int, counts: Mapping[str, int] | None = None) -> str:
-        """As it stands in `worker:{name}`: with the turns attached, and whatever else is counted, by name.
+        """As it stands in `worker:{name}`: with the claims held, and whatever else is counted, by name.
 
-        `computing`: turns whose engine is at work. `started_ahead`, `wasted_starts`: answers that were begun
-        at a pause since the worker began, and those of them that were thrown away.
+        `attached`: if it is counted, the turns that are still to be done, instead of all claims. `computing`:
+        those whose engine is at work. `started_ahead`, `wasted_starts`: answers that were begun at a pause
+        since the worker began, and those of them that were thrown away.
         """
         return json.dumps(
             {

@@ -11,10 +11,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from contextlib import suppress
 from itertools import takewhile
 from typing import Protocol
 
-from shared.errors import EngineError, StoreError, StoryForked, TurnBusy, TurnClosed, TurnFull, TurnTaken
+from shared.errors import (
+    EngineError,
+    LogError,
+    StoreError,
+    StoryForked,
+    TurnBusy,
+    TurnClosed,
+    TurnFull,
+    TurnTaken,
+)
 from shared.keys import MAX_TURN_BYTES, Role, conversation_ttl_s, log_key
 from shared.log import LogWriter, persist
 from shared.reader import Reader
@@ -27,6 +38,12 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 """How many attempts may fail, with no new entry between them, before the turn fails for good."""
+
+KEEP_S = 5.0
+"""How long what was written is kept once it is whole. Redis may forget its last two seconds."""
+
+CONFIRM_S = 1.0
+"""How often it is looked, meanwhile, whether it still stands."""
 
 AGAIN_S = 0.1
 """The pause before another attempt at a turn."""
@@ -66,7 +83,8 @@ class Hold(Protocol):
 class Attempts:
     """All attempts of one part at one turn. `turn` is the present or the last one's.
 
-    `taken`: an attempt has had the log. `lost`: the turn is another worker's now.
+    `taken`: an attempt has had the log. `lost`: the turn is another worker's now. `ended`: this worker has
+    written its end.
     """
 
     def __init__(
@@ -75,6 +93,7 @@ class Attempts:
         self.turn: Turn | None = None
         self.taken = False
         self.lost = False
+        self.ended = False
         self._settings = settings
         self._store = store
         self._reader = reader
@@ -86,6 +105,11 @@ class Attempts:
     def computing(self) -> bool:
         """Whether the engine is at work."""
         return self.turn is not None and self.turn.computing
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is nothing for the engine to do yet."""
+        return not self.computing and not self.ended
 
     @property
     def stalled(self) -> bool:
@@ -106,6 +130,7 @@ class Attempts:
                 await self._fail(turn, f"{ATTEMPTS} attempts failed", retryable=True)
             else:
                 await self._part.run(turn)
+                self.ended = turn.writer.entries[-1].final
             return None
         except TurnClosed:
             return None
@@ -138,6 +163,29 @@ class Attempts:
             turn.step(computing=False)
         await asyncio.sleep(AGAIN_S)
         return cause
+
+    async def keep(self, released: asyncio.Event) -> None:
+        """Once the turn has `ended`: write again what Redis forgets of it, until it cannot or is `released`.
+
+        Whoever reads the log may be behind, and nobody else has what stood there.
+        """
+        assert self.turn is not None
+        keep_until = time.monotonic() + KEEP_S
+        while not released.is_set() and time.monotonic() < keep_until:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CONFIRM_S):
+                    await released.wait()
+            try:
+                stands = await self.turn.writer.confirm()
+            except TurnTaken:
+                return
+            except StoreError as error:
+                log.warning("what was written may be lost: %s", error)
+                stands = False
+            except LogError:
+                continue  # A later turn has begun here, or will once the end of the one before stands again.
+            if not stands:
+                keep_until = time.monotonic() + KEEP_S
 
     def _new_turn(self) -> Turn:
         output, window_s = self._part.output, self._settings.resume_window_s

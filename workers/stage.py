@@ -100,8 +100,8 @@ class Stage:
 
     @property
     def attached(self) -> int:
-        """How many turns this worker holds."""
-        return len(self._held)
+        """How many turns this worker has to do. Those that have ended are only kept for a while."""
+        return sum(not held.attempts.ended for held in list(self._held.values()))
 
     def drain(self) -> None:
         """Claim nothing more, and let `run` come to its end."""
@@ -155,7 +155,7 @@ class Stage:
     async def _claim_loop(self) -> None:
         unsure = True  # whether this consumer may hold entries that it knows nothing of
         while not self._draining:
-            room = self._settings.max_attached - len(self._held)
+            room = self._settings.max_attached - self.attached
             if room <= 0:
                 self._room.clear()
                 await self._room.wait()
@@ -181,7 +181,7 @@ class Stage:
     async def _reclaim_loop(self) -> None:
         while not self._draining:
             await asyncio.sleep(random.uniform(0.15, 0.25) * self._settings.lease_s)
-            room = max(0, self._settings.max_attached - len(self._held))
+            room = max(0, self._settings.max_attached - self.attached)
             if self._draining:
                 break
             try:
@@ -224,7 +224,7 @@ class Stage:
     def _counts(self) -> dict[str, int]:
         """What is announced beside the number of turns. Called by the heartbeat's thread."""
         computing = sum(held.attempts.computing for held in list(self._held.values()))
-        return {"computing": computing, **self._handler.counts()}
+        return {"attached": self.attached, "computing": computing, **self._handler.counts()}
 
     def _lose_soon(self, loop: asyncio.AbstractEventLoop) -> Callable[[str], None]:
         def lose_soon(claim_id: str) -> None:
@@ -257,6 +257,9 @@ class Stage:
                 cause: str | None = await self._first_cause(claim)
                 while cause is not None:
                     cause = await self._make(held.attempts, cause)
+                if held.attempts.ended:
+                    self._room.set()
+                    await held.attempts.keep(self._asked)
                 await self._queue.done(claim)
             except StoreError as error:
                 log.warning("a claim lapses by itself: %s", error)
@@ -285,7 +288,8 @@ class Stage:
         """Once asked to drain: let go of what only waits, and, when time runs out, of what computes."""
         await self._asked.wait()
         until = self._asked_at + self._settings.drain_s - HAND_BACK_S
-        await self._let_go([held for held in self._held.values() if not held.attempts.computing])
+        # What has ended needs no peer: it is released by the same event.
+        await self._let_go([held for held in self._held.values() if held.attempts.waits])
         if self._held:
             log.info("finishing %d turns", len(self._held))
         while self._held and (left_s := until - time.monotonic()) > 0:
