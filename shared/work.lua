@@ -1,4 +1,4 @@
-#!lua name=parley_work_1
+#!lua name=parley_work_2
 
 --[[
 Who takes which turn. A work entry is one unfinished turn; a claim is its pending entry in the group.
@@ -15,16 +15,16 @@ local function present(stream, id)
   return id and #redis.call('XRANGE', stream, id, id) > 0
 end
 
--- Without a stream or a group there are no claims: Redis forgot them, and they are lost.
-local function is_mine(stream, group, consumer, id)
-  local pending = redis.pcall('XPENDING', stream, group, id, id, 1, consumer)
+-- The consumer that holds the claim. Without a stream or a group there are no claims: Redis forgot them.
+local function holder(stream, group, id)
+  local pending = redis.pcall('XPENDING', stream, group, id, id, 1)
   if pending.err then
     if string.find(pending.err, 'NOGROUP', 1, true) then
-      return false
+      return nil
     end
     error(pending.err, 0)
   end
-  return #pending > 0
+  return pending[1] and pending[1][2]
 end
 
 local function add(stream, index, conversation, turn, cause)
@@ -43,15 +43,16 @@ local function offer(keys, argv)
   return { 1, add(stream, index, conversation, turn, 'claim') }
 end
 
--- refresh  stream | group consumer id…      answers the ids that another has or may claim, and those that are gone
+-- refresh  stream | group consumer id…      answers the ids that another has, and those that nobody has
 local function refresh(keys, argv)
   local stream, group, consumer = keys[1], argv[1], argv[2]
   local lost, gone = {}, {}
   for i = 3, #argv do
     local id = argv[i]
-    if is_mine(stream, group, consumer, id) then
+    local has = holder(stream, group, id)
+    if has == consumer then
       redis.call('XCLAIM', stream, group, consumer, 0, id, 'JUSTID')
-    elseif present(stream, id) then
+    elseif has then
       lost[#lost + 1] = id
     else
       gone[#gone + 1] = id
@@ -61,7 +62,7 @@ local function refresh(keys, argv)
 end
 
 local function finish(stream, index, group, consumer, id, conversation, turn)
-  if not is_mine(stream, group, consumer, id) then
+  if holder(stream, group, id) ~= consumer then
     return false
   end
   redis.call('XACK', stream, group, id)
@@ -91,7 +92,7 @@ end
 -- What frees memory, or keeps a running turn alive, must work at maxmemory too.
 local OOM = { 'allow-oom' }
 
-redis.register_function('parley_offer_1', offer)
-redis.register_function { function_name = 'parley_refresh_1', callback = refresh, flags = OOM }
-redis.register_function { function_name = 'parley_done_1', callback = done, flags = OOM }
-redis.register_function { function_name = 'parley_handback_1', callback = handback, flags = OOM }
+redis.register_function('parley_offer_2', offer)
+redis.register_function { function_name = 'parley_refresh_2', callback = refresh, flags = OOM }
+redis.register_function { function_name = 'parley_done_2', callback = done, flags = OOM }
+redis.register_function { function_name = 'parley_handback_2', callback = handback, flags = OOM }

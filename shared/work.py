@@ -39,7 +39,7 @@ last of them every living owner refreshes what it holds.
 
 async def offer(store: Store, roles: Iterable[Role], conversation: str, turn: int) -> None:
     """Offer the turn to the workers of each role, in one round trip. Offering twice is offering once."""
-    calls = [("parley_offer_1", (work_key(role), index_key(role)), (conversation, turn)) for role in roles]
+    calls = [("parley_offer_2", (work_key(role), index_key(role)), (conversation, turn)) for role in roles]
     await store.functions(calls)
 
 
@@ -127,16 +127,16 @@ class WorkQueue:
     async def refresh(self, ids: Sequence[str]) -> list[str]:
         """Keep these claims for another lease; the ids among them that are not this consumer's any more."""
         args = (GROUP, self.consumer, *ids)
-        lost, gone = await insist(self._store, "parley_refresh_1", (self.stream,), args)
+        lost, gone = await insist(self._store, "parley_refresh_2", (self.stream,), args)
         return [claim_id.decode() for claim_id in (*lost, *gone)]
 
     async def done(self, claim: Claim) -> bool:
         """The turn needs no more work. False if the claim was lost."""
-        return await self._finish("parley_done_1", claim)
+        return await self._finish("parley_done_2", claim)
 
     async def handback(self, claim: Claim) -> bool:
         """Offer the turn again to whoever has room. False if the claim was lost."""
-        return await self._finish("parley_handback_1", claim)
+        return await self._finish("parley_handback_2", claim)
 
     async def close(self) -> None:
         """Close the connection of the blocking reads."""
@@ -217,9 +217,9 @@ class Heartbeat(threading.Thread):
 
     A thread with a connection of its own, so that no model call can hold it up. `held` answers with the ids
     to refresh, `counts` with what is announced beside their number; `lost` is called, in this thread as those
-    are, with the ids that another worker has or may claim. A claim
-    that is gone altogether is no reason to stop: if Redis forgot it, only this worker can finish the turn,
-    and if a peer was done with it, the log says so.
+    are, with the ids that another worker has. A claim that nobody has is no reason to stop: if Redis forgot
+    it, only this worker has what is written in the turn, until somebody takes its log; and if a peer was done
+    with it, the log says so.
     """
 
     def __init__(
@@ -286,7 +286,7 @@ class Heartbeat(threading.Thread):
     def _refresh(self, stream: str, ids: Sequence[str]) -> Reply:
         args = (stream, GROUP, self.announcement.name, *ids)
         try:
-            return self._redis.fcall("parley_refresh_1", 1, *args)
+            return self._redis.fcall("parley_refresh_2", 1, *args)
         except redis.ResponseError as error:
             if FUNCTION_MISSING not in str(error):
                 raise
@@ -296,7 +296,7 @@ class Heartbeat(threading.Thread):
             except redis.ResponseError as error:
                 if LIBRARY_THERE not in str(error):
                     raise
-        return self._redis.fcall("parley_refresh_1", 1, *args)
+        return self._redis.fcall("parley_refresh_2", 1, *args)
 
 
 def _of_stream(found: Reply) -> Reply:

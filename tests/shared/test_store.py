@@ -146,7 +146,7 @@ async def test_at_maxmemory_a_write_is_refused_in_its_own_way(store: Store) -> N
 async def test_libraries_are_loaded_where_they_are_missing(store: Store) -> None:
     def offers() -> Awaitable[list[object]]:
         keys = ("work:reply:0", "{work:reply:0}:index")
-        return outcomes(*(store.function("parley_offer_1", keys, f"{i}", 1) for i in range(20)))
+        return outcomes(*(store.function("parley_offer_2", keys, f"{i}", 1) for i in range(20)))
 
     for _ in range(3):
         found = await offers()

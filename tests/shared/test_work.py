@@ -274,7 +274,7 @@ async def test_at_maxmemory_claims_are_kept_and_finished_but_none_is_offered(
 # ---- a server that forgets
 
 
-async def test_claims_without_their_group_are_lost_at_once(store: Store, worker: Worker) -> None:
+async def test_claims_without_their_group_are_nobodys(store: Store, worker: Worker) -> None:
     await offered(store)
     queue = worker("w")
     await queue.pending(1)

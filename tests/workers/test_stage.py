@@ -133,6 +133,33 @@ async def test_when_redis_was_frozen_each_turn_stays_with_its_living_owner(
         assert len(takes) == 8
 
 
+async def test_a_group_that_is_destroyed_costs_no_turn(store: Store, running: Running) -> None:
+    async def wait(turn: Turn) -> None:
+        await release.wait()
+        await end(turn)
+
+    release = asyncio.Event()
+    desks = [Desk(store) for _ in range(8)]
+    first, second = Replies(wait), Replies(wait)
+    async with running(first, name="first"), running(second, name="second"):
+        for desk in desks:
+            await desk.ask(1, None, Role.REPLY)
+        await eventually(lambda: len(first.turns + second.turns) == 8, "all are claimed")
+        await store.call("XGROUP", "DESTROY", work_key(Role.REPLY), GROUP)
+
+        async def all_claimed() -> bool:
+            groups = await store.call("XINFO", "GROUPS", work_key(Role.REPLY))
+            return bool(groups) and (await store.call("XPENDING", work_key(Role.REPLY), GROUP))[0] == 8
+
+        await eventually(all_claimed, "all are claimed again")
+        release.set()
+        await eventually(lambda: _nothing_is_pending(store), "the work is done")
+    assert all([await desk.ended(Log.TEXT, 1) for desk in desks])
+    takes = [entry.payload for desk in desks for entry in await desk.read(Log.TEXT, 1)]
+    causes = {take.cause for take in takes if isinstance(take, Take)}
+    assert causes <= {"claim", "contest"}
+
+
 async def test_a_restarted_worker_goes_on_with_what_it_left_pending(
     store: Store, desk: Desk, running: Running
 ) -> None:
