@@ -127,12 +127,13 @@ class LogWriter:
             return await self._write_from(len(self.entries) - 1)
 
     async def _write_from(self, seq: int) -> bool:
+        """Write what is not there yet; whether there was nothing of that."""
         stood = True
         while seq < len(self.entries):
             verdict, next_seq = await self._ask("parley_append_1", self._keys, self._append_args(seq))
             if verdict is Verdict.GAP:
                 log.warning("redis forgot %s from %d-%d on: written again", self._key, self.turn, next_seq)
-                stood = False
+            stood = stood and verdict is Verdict.DUP
             seq = next_seq
         return stood
 

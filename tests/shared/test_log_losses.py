@@ -68,6 +68,20 @@ async def test_a_long_turn_is_written_again_in_batches(store: Store) -> None:
     assert texts(await standing(store, key)) == [f"word {i}" for i in range(600)]
 
 
+async def test_a_writer_that_has_ended_writes_again_what_redis_forgot_since(store: Store) -> None:
+    key = new_log()
+    alone = writer(store, key)
+    await alone.take("claim")
+    await alone.append(*tokens(0, 10), END)
+    before = await standing(store, key)
+    assert await alone.confirm()
+    for lost in (11, 4, 0):
+        await forget_from(store, key, Address(1, lost))
+        assert not await alone.confirm()
+        assert await standing(store, key) == before
+        assert await alone.confirm()
+
+
 async def test_a_tail_forgotten_up_to_a_predecessors_is_to_be_taken_again(store: Store) -> None:
     key = new_log()
     first, second = writer(store, key), writer(store, key)

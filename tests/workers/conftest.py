@@ -15,6 +15,7 @@ from shared.settings import Settings
 from shared.store import Store
 from shared.wire import Address, Chunk, Entry, Log, Open, UtteranceEnd, new_tag
 from shared.work import offer
+from workers import attempt
 from workers.stage import Handler, Stage
 
 QUICK = {
@@ -63,6 +64,12 @@ class Desk:
         """Whether the turn is final in that log."""
         entries = await self.read(log, turn)
         return bool(entries) and entries[-1].final
+
+
+@pytest.fixture(autouse=True)
+def soon_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that do not keep what they have written: most tests wait until a turn is done."""
+    monkeypatch.setattr(attempt, "KEEP_S", 0.0)
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from shared.store import Store
 from shared.wire import Address, Closed, Entry, Log, ReplyEnd, Take, Token, new_tag
 from shared.work import LOOKS, Claim, WorkQueue
 from tests.conftest import eventually
-from tests.shared.support import calls
+from tests.shared.support import calls, forget_from
 from tests.workers.conftest import Desk, Running
 from tests.workers.replies import Replies, end, wait_for_ever
-from workers import stage
+from workers import attempt, stage
 from workers.attempt import ATTEMPTS, failed_attempts
 from workers.turn import Turn
 
@@ -188,6 +188,29 @@ async def test_a_turn_that_redis_fails_is_taken_up_again_as_often_as_it_takes(
         await eventually(lambda: desk.ended(Log.TEXT, 1), "the reply")
     takes = [entry.payload.cause for entry in await desk.read(Log.TEXT, 1) if isinstance(entry.payload, Take)]
     assert takes == ["claim"] + ["reclaim"] * 2 * ATTEMPTS
+
+
+async def test_what_redis_forgets_of_an_answer_just_written_is_written_again(
+    store: Store, desk: Desk, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt, "KEEP_S", 3600.0)
+    monkeypatch.setattr(attempt, "CONFIRM_S", 0.05)
+    async with running(Replies(end), MAX_ATTACHED="1") as worker:
+        await desk.ask(1, None, Role.REPLY)
+        await eventually(lambda: desk.ended(Log.TEXT, 1), "the reply")
+        written = await desk.read(Log.TEXT, 1)
+        for lost in (2, 1, 0):
+            await forget_from(store, log_key(desk.conversation, Log.TEXT), Address(1, lost))
+            await eventually(lambda: desk.ended(Log.TEXT, 1), "the reply again")
+        again = await desk.read(Log.TEXT, 1)
+        assert [(e.address, e.at_us, e.payload) for e in again] == [
+            (e.address, e.at_us, e.payload) for e in written
+        ]
+        other = Desk(store)
+        await other.ask(1, None, Role.REPLY)
+        await eventually(lambda: other.ended(Log.TEXT, 1), "another turn, though this one is still kept")
+        assert worker.attached == 0
+    assert await _nothing_is_pending(store)
 
 
 async def test_an_engine_that_fails_in_passing_is_tried_again(desk: Desk, running: Running) -> None:
