@@ -174,6 +174,8 @@ def as_error(reply: hiredis.ReplyError) -> StoreError:
     text = str(reply)
     if text.startswith("OOM"):
         return StoreFull("Redis is at its maxmemory and refuses writes")
+    if text.startswith("MISCONF"):
+        return StoreFull("Redis cannot write to its disk and refuses writes")
     return StoreError(text)
 
 

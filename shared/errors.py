@@ -16,7 +16,7 @@ class StoreError(ParleyError):
 
 
 class StoreFull(StoreError):
-    """Raised when Redis refuses a write because it is at its `maxmemory`."""
+    """Raised when Redis refuses a write because it is at its `maxmemory`, or its disk takes no more."""
 
 
 class LogError(ParleyError):
