@@ -2,7 +2,7 @@
 
 /ws        the protocol, in JSON or with ?encoding=msgpack; a plain GET tells why a handshake would be refused
 /healthz   200 while this process serves
-/readyz    200 when a turn that begins now would be answered
+/readyz    200 when conversations can be had here, whether or not there is room for one more
 /          the page
 """
 
@@ -95,6 +95,7 @@ class App:
             encoding = _encoding(socket)
             self._gate.check(socket.headers)
             with self._sessions.place():
+                self._services.room.admit_conversation()
                 await socket.accept(subprotocol=subprotocol(socket.headers))
                 session = Session(self._services, socket, encoding)
                 with self._sessions.running(session):
@@ -107,6 +108,7 @@ class App:
         try:
             self._gate.check(request.headers)
             with self._sessions.place():
+                self._services.room.admit_conversation()
                 error = ClientError("bad_message", "this is a WebSocket")
         except ClientError as refusal:
             return _refusal(refusal)
@@ -118,9 +120,11 @@ class App:
     async def _readyz(self, _: Request) -> Response:
         room = self._services.room
         missing = room.missing()
+        ready = room.ready and not self._sessions.draining
         body = {
-            "ready": room.ready,
-            "redis": room.reachable,
+            "ready": ready,
+            "draining": self._sessions.draining,
+            "redis": not room.away,
             "missing": ROLE_NAMES[missing] if missing else None,
             "engines": room.engines(),
             "voices": len(room.voices()),
@@ -129,7 +133,7 @@ class App:
                 for role, name in (*ROLE_NAMES.items(), (JOBS, JOBS))
             },
         }
-        return JSONResponse(body, status_code=200 if room.ready else 503)
+        return JSONResponse(body, status_code=200 if ready else 503)
 
 
 def _encoding(socket: WebSocket) -> Encoding:

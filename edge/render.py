@@ -6,7 +6,7 @@ from edge.dialogue import Notes
 from edge.protocols import messages
 from edge.protocols.messages import Message, place
 from edge.protocols.native import OutputFormat
-from edge.room import RETRY_AFTER_MS
+from edge.room import retry_after_ms
 from edge.transcript import Complete, Failed, FrameLine, Interrupted, SemanticLine, TokenLine, Whole
 from shared.audio import OUTPUT_RATE, to_wav
 from shared.errors import ClientError
@@ -112,8 +112,8 @@ def interrupted(line: Interrupted, notes: Notes) -> Message:
 
 def failure(line: Failed) -> ClientError:
     """What a turn failed with, as an error."""
-    retry_after_ms = RETRY_AFTER_MS if line.code == "overloaded" else None
-    return ClientError(line.code, line.message, retryable=line.retryable, retry_after_ms=retry_after_ms)
+    after_ms = retry_after_ms() if line.code == "overloaded" else None
+    return ClientError(line.code, line.message, retryable=line.retryable, retry_after_ms=after_ms)
 
 
 def failed(line: Failed, notes: Notes) -> Message:

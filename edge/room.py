@@ -1,113 +1,95 @@
-"""What the workers announce of themselves, as this edge last saw it: engines, voices, whether there is room.
+"""Whether there is room for one more turn or conversation, and what voices it may be spoken with.
 
-Read from Redis each second. The edge knows engines and voices from here alone and imports none of them.
+Looks into Redis each second, and sooner while room is short: at the workers, their work streams, its memory.
+The edge knows engines and voices from there alone and imports none of them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import random
+import time
+from collections.abc import Iterable
+from contextlib import suppress
 
+from edge.backlog import Backlog
+from edge.roster import Roster, Voice, Worker
 from shared.errors import ClientError, StoreError
-from shared.keys import (
-    GROUP,
-    JOBS,
-    MAX_WAITING_JOBS,
-    WORKERS,
-    Role,
-    Trade,
-    batch_key,
-    work_key,
-    worker_key,
-)
-from shared.store import Reply, Store
+from shared.keys import JOBS, MAX_WAITING_JOBS, Role, batch_key
+from shared.store import Store
 from shared.text import speaks
 
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0
+SOON_S = 0.1
+"""After how long it is looked again while room is short, or Redis away."""
 
-UNCLAIMED_S = 5.0
-"""How long the oldest offered turn may wait for a worker before no more turns are let in."""
+AWAY_S = 2.0
+"""For how long Redis may be silent before nothing more is let in: running turns wait for it much longer."""
+
+FULL_AT = 0.95
+"""Share of its `maxmemory` at which Redis counts as full: what is left is for the turns that run."""
 
 RETRY_AFTER_MS = 1000.0
+"""When to come back where there is just no room; later in proportion, the more is asked for than there is."""
+
+MOST_LOAD = 10.0
 
 ROLE_NAMES = {Role.REPLY: "llm", Role.SPEAK: "tts"}
 """How people and clients call the roles."""
 
 
-@dataclass(frozen=True, slots=True)
-class Voice:
-    """A voice that a client may ask for, and its language (a BCP 47 tag)."""
-
-    name: str
-    language: str
-
-
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """One living worker, in its own words."""
-
-    name: str
-    role: Trade
-    engine: str
-    reason: str
-    slots: int
-    attached: int
-    voices: tuple[Voice, ...]
-
-    @classmethod
-    def parse(cls, raw: bytes) -> Worker:
-        """Read an announcement. Raises `ValueError`, `KeyError` or `TypeError` on anything else."""
-        said = json.loads(raw)
-        return cls(
-            name=str(said["name"]),
-            role=JOBS if said["role"] == JOBS else Role(said["role"]),
-            engine=str(said["engine"]),
-            reason=str(said["reason"]),
-            slots=int(said["slots"]),
-            attached=int(said["attached"]),
-            voices=tuple(Voice(str(each["name"]), str(each["language"])) for each in said["voices"]),
-        )
-
-
 class Room:
-    """The workers and the load of the work streams. `run` must be running for it to stay true."""
+    """The workers and the load, as last seen. `run` must be running for it to stay true."""
 
-    def __init__(self, store: Store) -> None:
-        self.workers: tuple[Worker, ...] = ()
+    def __init__(self, store: Store, *, admit_within_s: float) -> None:
         self.reachable = False
         """Whether Redis answered the last time it was asked."""
-        self.unclaimed_s = 0.0
-        """How long the oldest offered turn has been waiting for a worker."""
         self.waiting_jobs = 0
         """How many batch turns wait for a jobs process."""
         self.seen = asyncio.Event()
         """Set after the first look that Redis answered."""
         self._store = store
+        self._admit_within_s = admit_within_s
+        self._roster = Roster(store)
+        self._backlogs = {role: Backlog(store, role) for role in Role}
+        self._memory = 0.0
+        self._begun = 0
+        self._asked_at: float | None = None
         self._changed = asyncio.Event()
+        self._short = asyncio.Event()
 
     async def run(self) -> None:
         """Look each second, for ever."""
         while True:
             await self.look()
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(SOON_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S - SOON_S):
+                    await self._short.wait()
 
     async def look(self) -> None:
-        """Look once. While Redis is away, the workers last seen are still believed in."""
+        """Look once. While Redis is away, what was last seen is still believed in."""
+        self._short.clear()
+        if self._asked_at is None:
+            self._asked_at = time.monotonic()
         try:
-            self.workers = await self._announced()
-            self.unclaimed_s = max([await self._waiting_s(role) for role in Role])
+            self._memory = _memory_used(await self._store.call("INFO", "memory"))
+            await self._roster.look(muted=self.full)
+            # What begins meanwhile may be in the streams too: rather it is counted twice for a moment.
+            self._begun = 0
+            for backlog in self._backlogs.values():
+                await backlog.look()
             self.waiting_jobs = await self._store.call("LLEN", batch_key())
         except StoreError as error:
             if self.reachable:
                 log.warning("redis is away: %s", error)
             self.reachable = False
+            self._short.set()
         else:
-            self.reachable = True
+            self.reachable, self._asked_at = True, None
             self.seen.set()
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
@@ -118,18 +100,41 @@ class Room:
             await self._changed.wait()
 
     @property
+    def workers(self) -> tuple[Worker, ...]:
+        """The workers that live, and the last of a role that may be back in a moment."""
+        return self._roster.workers
+
+    @property
     def ready(self) -> bool:
-        """Whether a turn that begins now would be answered."""
-        return self.reachable and self.missing() is None
+        """Whether conversations can be had here, if there is room for them."""
+        return not self.away and self.missing() is None
+
+    @property
+    def away(self) -> bool:
+        """Whether Redis has been silent for so long that nothing more is let in."""
+        return self._silent_s > AWAY_S
+
+    @property
+    def full(self) -> bool:
+        """Whether Redis refuses writes, or is about to."""
+        return self._memory >= FULL_AT
+
+    @property
+    def unclaimed_s(self) -> float:
+        """How long the oldest offered turn has been waiting for a worker."""
+        return max(backlog.waited_s for backlog in self._backlogs.values())
+
+    def free(self, role: Role) -> int:
+        """How many more turns the workers of a role have slots for, those counted that began here since."""
+        return self._slots(role) - self._backlogs[role].turns - self._begun
 
     def missing(self) -> Role | None:
-        """A role that no living worker has."""
-        roles = {worker.role for worker in self.workers}
-        return next((role for role in Role if role not in roles), None)
+        """A role that no worker has."""
+        return next((role for role in Role if not self._roster.of(role)), None)
 
     def engines(self) -> dict[str, str | None]:
         """The engine of each role by name; several at once stand with commas between them."""
-        found = {role: sorted({w.engine for w in self.workers if w.role is role}) for role in Role}
+        found = {role: sorted({worker.engine for worker in self._roster.of(role)}) for role in Role}
         return {ROLE_NAMES[role]: ", ".join(found[role]) or None for role in Role}
 
     def reasons(self) -> list[str]:
@@ -140,25 +145,64 @@ class Room:
         """Every voice once, the default one first."""
         return list(dict.fromkeys(voice for worker in self.workers for voice in worker.voices))
 
-    def admit(self, *, batch: bool = False) -> None:
-        """Raises `ClientError` `overloaded` when a turn that begins now would wait.
+    def admit_conversation(self) -> None:
+        """Raises `ClientError` `overloaded` when a turn that begins now would be refused."""
+        self._check_store()
+        if self.missing() is None or not self._roster.of(JOBS):
+            self._check_workers(given_back=0)
 
-        `batch`: it is one for a jobs process, which needs no other worker.
+    def admit(self, *, batch: bool = False, replaces: bool = False) -> None:
+        """Let a turn in. Raises `ClientError` `overloaded` when one that begins now would wait.
+
+        `batch`: it is one for a jobs process, which needs no other worker. `replaces`: another turn of its
+        conversation ends before it is offered, and gives a slot back.
         """
+        self._check_store()
         if batch:
-            return self._admit_job()
+            return self._check_jobs()
+        self._check_workers(given_back=int(replaces))
+        self._begun += int(not replaces)
+        if any(2 * self.free(role) < self._slots(role) for role in Role):
+            self._short.set()
+
+    def refused_write(self) -> None:
+        """Redis has just refused a write because it is full: believe that until the next look."""
+        self._memory = max(self._memory, 1.0)
+
+    @property
+    def _silent_s(self) -> float:
+        return 0.0 if self._asked_at is None else time.monotonic() - self._asked_at
+
+    def _slots(self, role: Role) -> int:
+        return sum(worker.slots for worker in self._roster.of(role))
+
+    def _check_store(self) -> None:
+        if self.away:
+            raise overloaded("the store is away", self._silent_s / AWAY_S)
+        if self.full:
+            raise overloaded("there is no memory for another turn", self._memory / FULL_AT)
+
+    def _check_workers(self, *, given_back: int) -> None:
         missing = self.missing()
         if missing is not None:
             raise overloaded(f"no {ROLE_NAMES[missing]} worker is running")
-        if self.unclaimed_s > UNCLAIMED_S:
-            raise overloaded("every worker is busy")
+        if self.unclaimed_s > self._admit_within_s:
+            raise self._crowded("every worker is busy", self.unclaimed_s / self._admit_within_s)
+        for role in Role:
+            free, slots = self.free(role) + given_back, self._slots(role)
+            if free <= 0:
+                raise self._crowded(f"every {ROLE_NAMES[role]} worker is busy", 1 - free / max(1, slots))
 
-    def _admit_job(self) -> None:
-        processes = sum(worker.role == JOBS for worker in self.workers)
-        if not processes:
+    def _crowded(self, message: str, load: float) -> ClientError:
+        self._short.set()
+        return overloaded(message, load)
+
+    def _check_jobs(self) -> None:
+        room = len(self._roster.of(JOBS)) * MAX_WAITING_JOBS
+        if not room:
             raise overloaded(f"no {JOBS} worker is running")
-        if self.waiting_jobs >= processes * MAX_WAITING_JOBS:
-            raise overloaded(f"every {JOBS} worker is busy")
+        if self.waiting_jobs >= room:
+            raise overloaded(f"every {JOBS} worker is busy", self.waiting_jobs / room)
 
     def check(self, voice: str | None, language: str | None) -> None:
         """Raises `ClientError` `unsupported` for a voice or a language that no worker speaks, and for a
@@ -190,54 +234,24 @@ class Room:
         fitting = [each for each in named if language is None or speaks(each.language, language)]
         return fitting[0] if fitting else None
 
-    async def _announced(self) -> tuple[Worker, ...]:
-        names = sorted(name.decode() for name in await self._store.call("SMEMBERS", WORKERS))
-        replies = await self._store.call_all([("GET", worker_key(name)) for name in names]) if names else []
-        gone = [name for name, raw in zip(names, replies, strict=True) if raw is None]
-        if gone:
-            # A worker that lives puts its name back with its next beat.
-            await self._store.call("SREM", WORKERS, *gone)
-        return tuple(_parsed(raw for raw in replies if raw is not None))
 
-    async def _waiting_s(self, role: Role) -> float:
-        """How long the oldest turn that no worker has claimed stands in the work stream."""
-        stream = work_key(role)
-        try:
-            groups = await self._store.call("XINFO", "GROUPS", stream)
-        except StoreError as error:
-            if "no such key" in str(error):
-                return 0.0
-            raise
-        first, now = await self._store.call_all(
-            [("XRANGE", stream, _after(groups), "+", "COUNT", 1), ("TIME",)]
-        )
-        if not first:
-            return 0.0
-        offered_ms = int(first[0][0].partition(b"-")[0])
-        return max(0.0, int(now[0]) + int(now[1]) / 1e6 - offered_ms / 1e3)
+def overloaded(message: str, load: float = 1.0) -> ClientError:
+    """The refusal of whatever there is no room for at the moment. `load`: asked for, over what there is."""
+    return ClientError("overloaded", message, retryable=True, retry_after_ms=retry_after_ms(load))
 
 
-def overloaded(message: str) -> ClientError:
-    """The refusal of whatever there is no room for at the moment."""
-    return ClientError("overloaded", message, retryable=True, retry_after_ms=RETRY_AFTER_MS)
+def retry_after_ms(load: float = 1.0) -> float:
+    """When to try again, never the same for two: they would all be back at once."""
+    return round(RETRY_AFTER_MS * min(max(load, 1.0), MOST_LOAD) * random.uniform(0.75, 1.25))
 
 
-def _parsed(announcements: Iterable[bytes]) -> list[Worker]:
-    workers = []
-    for raw in announcements:
-        try:
-            workers.append(Worker.parse(raw))
-        except (ValueError, KeyError, TypeError) as error:
-            log.warning("an announcement that cannot be read: %r", error)
-    return workers
-
-
-def _after(groups: Sequence[Reply]) -> str:
-    for flat in groups:
-        group = dict(zip(flat[::2], flat[1::2], strict=True))
-        if group[b"name"] == GROUP.encode():
-            return "(" + str(group[b"last-delivered-id"].decode())
-    return "-"
+def _memory_used(info: bytes) -> float:
+    """Which share of its `maxmemory` Redis uses; 0 without one, or where it evicts rather than refuses."""
+    said = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+    most = int(said["maxmemory"])
+    if not most or said["maxmemory_policy"] != "noeviction":
+        return 0.0
+    return int(said["used_memory"]) / most
 
 
 def _listed(languages: Iterable[str]) -> str:

@@ -112,7 +112,8 @@ def make_services(settings: Settings, store: Store, detector: Detector | None = 
     """
     keeper = Keeper(store, resume_ttl_s=conversation_ttl_s(settings.resume_window_s))
     detector = detector or Silero()
-    return Services(settings, store, Reader(store), Room(store), keeper, detector, Batch(store.url))
+    room = Room(store, admit_within_s=settings.admit_within_ms / 1000)
+    return Services(settings, store, Reader(store), room, keeper, detector, Batch(store.url))
 
 
 async def _serve(settings: Settings) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,12 +18,31 @@ LAST_MOMENT_S = 1.0
 """What is left of a drain when the sessions that still run are closed."""
 
 
+RUSH_S = 5.0
+"""In how long the number of those who were turned away fades to a third."""
+
+
+class Rush:
+    """How many there have been lately of something. Pure."""
+
+    def __init__(self) -> None:
+        self._count = 0.0
+        self._at_s = 0.0
+
+    def one_more(self, now_s: float) -> float:
+        """Count another; how many that makes."""
+        self._count = self._count * math.exp((self._at_s - now_s) / RUSH_S) + 1
+        self._at_s = now_s
+        return self._count
+
+
 class Sessions:
     """Counts, and drains."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._count = 0
+        self._turned_away = Rush()
         self._sessions: set[Session] = set()
         self._draining = False
         self._fewer = asyncio.Event()
@@ -30,13 +50,20 @@ class Sessions:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def draining(self) -> bool:
+        """Whether nobody is let in any more."""
+        return self._draining
+
     @contextmanager
     def place(self) -> Iterator[None]:
         """One of the places, for as long as a socket is served. Raises `ClientError` `overloaded`."""
         if self._draining:
             raise overloaded("this edge is stopping")
         if self._count >= self._limit:
-            raise overloaded("this edge has all the conversations it can hold")
+            # All who are told so come back: the more there are, the further apart.
+            wanted = self._count + self._turned_away.one_more(time.monotonic())
+            raise overloaded("this edge has all the conversations it can hold", wanted / self._limit)
         self._count += 1
         try:
             yield

@@ -77,8 +77,8 @@ class Turns:
     def check_room(self, configuration: Configuration, *, batch: bool = False) -> None:
         """Raises `ClientError` if no turn can begin now. Nothing was written, and nothing was interrupted."""
         self._dialogue.conversation.check_room(interrupt=configuration.interrupt)
-        self._room.admit(batch=batch)
         self._room.check(configuration.voice, configuration.language)
+        self._room.admit(batch=batch, replaces=self._dialogue.conversation.awaited is not None)
 
     def begin(
         self,

@@ -74,6 +74,11 @@ class Settings:
         60.0, kinds.number(1, 600, "s"), "longest utterance: there the server ends it"
     )
     max_conversations: int = _setting(1000, kinds.whole(1, 1_000_000), "conversations that one edge admits")
+    admit_within_ms: float = _setting(
+        5000.0,
+        kinds.number(100, 60_000, "ms"),
+        "how long a turn may wait for a worker before no more turns and conversations are let in",
+    )
     max_attached: int = _setting(64, kinds.whole(1, 10_000), "turns that one worker is attached to at once")
     parley_api_keys: tuple[str, ...] = _setting((), kinds.API_KEYS, "keys, one of which a client must show")
     parley_open: bool = _setting(False, kinds.FLAG, "1: listen beyond loopback without keys")

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from edge.room import Worker
+from edge.roster import Worker
 from shared import settings
 from shared.keys import WORKERS, Role, worker_key
 from shared.settings import Settings

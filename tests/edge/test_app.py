@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 from functools import partial
 
 import httpx
@@ -45,13 +47,14 @@ async def test_ready_needs_redis_and_a_worker_of_each_role(redis_url: str) -> No
         assert response.status_code == 200
         assert response.json() == {
             "ready": True,
+            "draining": False,
             "redis": True,
             "missing": None,
             "engines": {"llm": "test", "tts": "espeak"},
             "voices": 1,
             "workers": {"llm": ["host.llm.1"], "tts": ["host.tts.1"], "jobs": []},
         }
-        await world.store.call("CLIENT", "PAUSE", 3000, "ALL")
+        await world.store.call("CLIENT", "PAUSE", 6000, "ALL")
         await eventually(partial(status_is, world, 503), "redis is missed")
         await eventually(partial(status_is, world, 200), "redis is back")
 
@@ -85,8 +88,10 @@ async def test_more_conversations_than_fit_are_sent_away_with_a_time_to_come_bac
         async with world.client(), world.client() as second:
             refused = await refusal(world)
             assert refused.response.status_code == 503
-            assert refused.response.headers["Retry-After"] == "1"
-            assert b"overloaded" in refused.response.body
+            said = json.loads(refused.response.body)
+            assert (said["code"], said["retryable"]) == ("overloaded", True)
+            assert said["retry_after_ms"] > 0
+            assert int(refused.response.headers["Retry-After"]) == math.ceil(said["retry_after_ms"] / 1000)
             await second.send("bye")
             await second.closed()
             await eventually(lambda: len(world.sessions) == 1, "there is room")

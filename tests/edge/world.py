@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import msgpack
 import numpy as np
+import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 from edge.detection import WINDOW_SAMPLES, Detector, Heard
@@ -214,9 +215,11 @@ class World:
         await self.services.room.look()
 
     async def withdraw(self, role: Trade) -> None:
-        """The worker dies."""
+        """The worker dies, and is not believed in any more."""
         await self.store.call("DEL", worker_key(f"test.{role}"))
-        await self.services.room.look()
+        with pytest.MonkeyPatch.context() as grace:
+            grace.setattr("edge.roster.GRACE_S", -1.0)
+            await self.services.room.look()
 
     async def offered(self, conversation: str, turn: int, role: Role = Role.REPLY) -> bool:
         """Whether the turn was offered to the role."""

@@ -1,0 +1,162 @@
+"""Who is let in, and how those are told that are not: at the handshake, and at each turn."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from edge.room import MOST_LOAD, RETRY_AFTER_MS, Room, retry_after_ms
+from edge.sessions import Rush
+from shared.errors import ClientError
+from shared.keys import JOBS, Role, work_key
+from shared.settings import Settings
+from shared.store import Store
+from shared.work import offer
+from tests.conftest import eventually
+from tests.edge.world import SECOND, Message, World, running
+
+SHORT = SECOND[:3200]
+OTHER = "0123456789abcdef"
+
+
+async def refused(world: World, query: str = "msgpack") -> Message:
+    """What a new conversation is told that is not let in."""
+    with pytest.raises(InvalidStatus) as refusal:
+        async with world.socket(query):
+            pass
+    assert refusal.value.response.status_code == 503
+    assert int(refusal.value.response.headers["Retry-After"]) >= 1
+    said: Message = json.loads(refusal.value.response.body)
+    assert (said["type"], said["code"], said["retryable"]) == ("error", "overloaded", True)
+    assert said["retry_after_ms"] > 0
+    return said
+
+
+async def full(world: World) -> None:
+    """As many turns are under way as the workers have slots for."""
+    for turn in range(1, 65):
+        await offer(world.store, Role, OTHER, turn)
+    await world.services.room.look()
+
+
+async def test_when_all_slots_are_taken_no_turn_and_no_conversation_is_let_in(world: World) -> None:
+    async with world.client() as client:
+        await full(world)
+        assert "busy" in (await refused(world))["message"]
+        await client.speak(SHORT)
+        error = await client.until("error")
+        assert (error["code"], error["retryable"]) == ("overloaded", True)
+        assert error["retry_after_ms"] > 0
+        await world.store.call("DEL", work_key(Role.REPLY))
+        await world.services.room.look()
+        assert "tts" in (await refused(world))["message"], "each role needs a slot of its own"
+        await world.store.call("DEL", work_key(Role.SPEAK))
+        await world.services.room.look()
+        async with world.client():
+            pass
+
+
+async def test_a_turn_that_replaces_one_of_its_own_conversation_needs_no_slot_more(world: World) -> None:
+    async with world.client() as client:
+        await client.speak(SHORT)
+        await eventually(partial(world.offered, client.conversation, 1), "the first turn is offered")
+        for turn in range(1, 64):
+            await offer(world.store, Role, OTHER, turn)
+        await world.services.room.look()
+        assert world.services.room.free(Role.REPLY) == 0
+        await client.speak(SHORT)
+        assert (await client.until("audio_interrupted", "error"))["type"] == "audio_interrupted"
+        await eventually(partial(world.offered, client.conversation, 2), "the second turn is offered")
+
+
+async def test_turns_that_begin_between_two_looks_are_counted(world: World) -> None:
+    room = world.services.room
+    await room.look()
+    free = room.free(Role.SPEAK)
+    for _ in range(free):
+        room.admit()
+    with pytest.raises(ClientError, match="busy"):
+        room.admit()
+    room.admit(replaces=True)
+    await room.look()
+    assert room.free(Role.SPEAK) == free, "what was never offered takes no slot"
+
+
+async def test_while_room_is_short_it_is_looked_for_again_soon(world: World) -> None:
+    await full(world)
+    await refused(world)
+    for role in Role:
+        await world.store.call("DEL", work_key(role))
+    await eventually(lambda: world.services.room.free(Role.REPLY) > 0, "the slots are seen to be free")
+
+
+async def test_a_turn_that_nobody_claims_for_long_closes_the_door(redis_url: str) -> None:
+    async with running(redis_url, Settings(admit_within_ms=100.0)) as world, world.client() as client:
+        await offer(world.store, [Role.SPEAK], OTHER, 1)
+        await eventually(lambda: world.services.room.unclaimed_s > 0.1, "the turn has waited")
+        assert "busy" in (await refused(world))["message"]
+        await client.speak(SHORT)
+        assert (await client.until("error"))["code"] == "overloaded"
+        await world.store.call("DEL", work_key(Role.SPEAK))
+        await world.services.room.look()
+        async with world.client():
+            pass
+
+
+async def test_when_redis_is_away_for_a_while_nobody_is_let_in(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world.client() as client:
+        await world.store.call("CLIENT", "PAUSE", 5000, "ALL")
+        await eventually(lambda: world.services.room.away, "redis is missed")
+        assert "away" in (await refused(world))["message"]
+        await client.speak(SHORT)
+        assert (await client.until("error"))["code"] == "overloaded"
+        await eventually(lambda: not world.services.room.away, "redis is back")
+        await client.speak(SHORT)
+        await world.answer(client)
+
+
+async def test_without_a_worker_of_each_role_nobody_is_let_in(redis_url: str) -> None:
+    async with running(redis_url, workers=False) as world:
+        await world.announce(Role.REPLY)
+        assert "no tts worker" in (await refused(world))["message"]
+        await world.announce(JOBS)
+        async with world.client():
+            """It may have batch turns."""
+
+
+async def test_the_more_is_asked_for_the_later_to_come_back_and_never_all_at_once() -> None:
+    for load in (0.0, 1.0, 4.0, 1e9):
+        told = [retry_after_ms(load) for _ in range(100)]
+        assert len(set(told)) > 10
+        middle = RETRY_AFTER_MS * min(max(load, 1.0), MOST_LOAD)
+        assert 0.7 * middle < min(told) <= max(told) < 1.3 * middle
+
+
+def test_those_who_were_turned_away_are_forgotten_with_time() -> None:
+    rush = Rush()
+    for _ in range(100):
+        most = rush.one_more(1.0)
+    assert most == 100.0
+    assert 1.0 < rush.one_more(6.0) < 50.0
+    assert rush.one_more(1000.0) == pytest.approx(1.0)
+
+
+async def test_redis_that_evicts_or_has_no_limit_is_never_full(store: Store) -> None:
+    room = Room(store, admit_within_s=5.0)
+    await room.look()
+    assert not room.full
+    await store.call("CONFIG", "SET", "maxmemory", 1 << 40)
+    try:
+        await room.look()
+        assert not room.full
+        room.refused_write()
+        assert room.full
+        await room.look()
+        assert not room.full
+    finally:
+        await store.call("CONFIG", "SET", "maxmemory", 0)
