@@ -54,7 +54,8 @@ class ReplyHandler:
         self._tally = Tally()
 
     def announcement(self, name: str, slots: int) -> Announcement:
-        """The engine, as edges name it."""
+        """The engine, as edges name it, with as many slots as it has rows, if those are fewer."""
+        slots = min(slots, self._engine.slots or slots)
         return Announcement(name, self.role, self._engine.name, self._reason, slots)
 
     def counts(self) -> dict[str, int]:

@@ -38,6 +38,7 @@ class Hearing:
 
     def __init__(self) -> None:
         self.spare = True
+        self.slots: int | None = None
         self.go = asyncio.Event()
         self.go.set()
         self.begun = 0

@@ -28,6 +28,7 @@ from shared.wire import (
 from shared.work import offer
 from tests.conftest import eventually
 from tests.workers.conftest import Desk, Running
+from tests.workers.llm.hearing import Hearing
 from workers.llm import engines
 from workers.llm.engines import ReplyRequest
 from workers.llm.engines.scripted import Scripted
@@ -79,6 +80,13 @@ def _story(entries: list[Entry]) -> tuple[str, str]:
     assert [entry.address.seq for entry in entries] == list(range(len(entries)))
     assert [token.ids for token in tokens] == [(number,) for number in range(len(tokens))]
     return "".join(token.text for token in tokens), "".join(chunk.text for chunk in chunks)
+
+
+@pytest.mark.parametrize(("rows", "announced"), [(None, 64), (8, 8), (100, 64)])
+def test_a_worker_announces_no_more_slots_than_its_engine_has_rows(rows: int | None, announced: int) -> None:
+    engine = Hearing()
+    engine.slots = rows
+    assert ReplyHandler(engine, "").announcement("llm.1", 64).slots == announced
 
 
 async def test_an_utterance_is_answered_with_tokens_and_the_chunks_cut_from_them(

@@ -48,6 +48,11 @@ class SpeechLM(Protocol):
     name: str
 
     @property
+    def slots(self) -> int | None:
+        """How many answers it makes at once; `None`: as many as it is asked for."""
+        ...
+
+    @property
     def spare(self) -> bool:
         """Whether an answer may be begun now that will perhaps be thrown away.
 

@@ -32,6 +32,7 @@ class Parrot:
     """Says back what it heard, or what was typed. Understands English, roughly."""
 
     name = "parrot"
+    slots = None
 
     def __init__(self, ears: Ears | None = None) -> None:
         self._ears = ears or Ears()

@@ -28,6 +28,7 @@ class Scripted:
     """The same answer to everything: `SCRIPT_TOKENS` or the echo, each token's id its place."""
 
     name = "scripted"
+    slots = None
 
     def __init__(self, settings: Settings) -> None:
         self._tokens = settings.script_tokens

@@ -48,6 +48,7 @@ class Openai:
     """
 
     name = "openai"
+    slots = None
 
     def __init__(self, settings: Settings) -> None:
         missing = [
