@@ -1,6 +1,7 @@
 """The routes of an edge: the socket, the page, and how it is.
 
-/ws        the protocol, in JSON or with ?encoding=msgpack; a plain GET tells why a handshake would be refused
+/ws        the protocol, in JSON or with ?encoding=msgpack; with ?resume=1 its first message will be `resume`;
+           a plain GET tells why a handshake would be refused
 /healthz   200 while this process serves
 /readyz    200 when conversations can be had here, whether or not there is room for one more
 /          the page
@@ -12,12 +13,12 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
@@ -93,11 +94,10 @@ class App:
     async def _ws(self, socket: WebSocket) -> None:
         try:
             encoding = _encoding(socket)
-            self._gate.check(socket.headers)
-            with self._sessions.place():
-                self._services.room.admit_conversation()
+            with self._let_in(socket):
                 await socket.accept(subprotocol=subprotocol(socket.headers))
-                session = Session(self._services, socket, encoding)
+                admit = self._admit_after_all if _resumes(socket) else None
+                session = Session(self._services, socket, encoding, admit)
                 with self._sessions.running(session):
                     await session.run()
         except ClientError as error:
@@ -106,13 +106,28 @@ class App:
     async def _door(self, request: Request) -> Response:
         """What a browser is not told of a refused handshake: the same refusal, over HTTP."""
         try:
-            self._gate.check(request.headers)
-            with self._sessions.place():
-                self._services.room.admit_conversation()
+            with self._let_in(request):
                 error = ClientError("bad_message", "this is a WebSocket")
         except ClientError as refusal:
             return _refusal(refusal)
         return JSONResponse(messages.error(error), status_code=426, headers={"Upgrade": "websocket"})
+
+    @contextlib.contextmanager
+    def _let_in(self, asking: HTTPConnection) -> Iterator[None]:
+        """A place for one socket. Raises `ClientError` if it may not come in, or there is none.
+
+        What comes to resume was let in before, and its turns are under way: it is not asked for room again.
+        """
+        self._gate.check(asking.headers)
+        with self._sessions.place(resumes=_resumes(asking)):
+            if not _resumes(asking):
+                self._services.room.admit_conversation()
+            yield
+
+    def _admit_after_all(self) -> None:
+        """A socket that said it would resume does not. Raises `ClientError` if there is no room for that."""
+        self._sessions.check_regular()
+        self._services.room.admit_conversation()
 
     async def _healthz(self, _: Request) -> Response:
         return JSONResponse({"status": "ok", "sessions": len(self._sessions)})
@@ -142,6 +157,10 @@ def _encoding(socket: WebSocket) -> Encoding:
         return Encoding(asked)
     except ValueError:
         raise ClientError("unsupported", "encoding is json or msgpack") from None
+
+
+def _resumes(asking: HTTPConnection) -> bool:
+    return asking.query_params.get("resume") == "1"
 
 
 def _refusal(error: ClientError) -> Response:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from starlette.websockets import WebSocket
@@ -48,6 +49,7 @@ FINISH_WITHIN_S = 2.0
 NORMAL = 1000
 INTERNAL_ERROR = 1011
 RESTARTS = 1012
+TRY_AGAIN_LATER = 1013
 TAKEN_OVER = 4001
 
 FROM_THE_START = {Log.TEXT: 1, Log.SPEECH: 1}
@@ -66,6 +68,7 @@ GONE = Ending("the socket is gone")
 STUCK = Ending("the client does not read")
 SUPERSEDED = Ending("resumed on another socket", TAKEN_OVER)
 DRAINED = Ending("the edge stops", RESTARTS)
+NO_ROOM = Ending("a conversation that there is no room for", TRY_AGAIN_LATER)
 BROKEN = Ending("an error of this server", INTERNAL_ERROR)
 
 
@@ -74,13 +77,20 @@ class _Over(Exception):
 
 
 class Session:
-    """One accepted WebSocket. `run` it once."""
+    """One accepted WebSocket. `run` it once. `admit` is asked before it begins a conversation after all."""
 
-    def __init__(self, services: Services, socket: WebSocket, encoding: Encoding) -> None:
+    def __init__(
+        self,
+        services: Services,
+        socket: WebSocket,
+        encoding: Encoding,
+        admit: Callable[[], None] | None = None,
+    ) -> None:
         self.hold: Hold = services.keeper.hold(new_conversation())
         self._services = services
         self._socket = socket
         self._encoding = encoding
+        self._admit = admit
         self._outlet = Outlet(socket.send, encoding)
         self._ending: Ending | None = None
         self._over = asyncio.Event()
@@ -178,12 +188,25 @@ class Session:
         if isinstance(message, Resume) and not self._heard_from:
             await self._resume(message)
             return
+        if not self._heard_from and not await self._begins():
+            return
         self._heard_from = True
         if self._unsettled:
             # By this message the client proves that it has the new token.
             self._unsettled = False
             self._clerk.add("the old resume token", self.hold.settle)
         await self._uplink.handle(message, read_at)
+
+    async def _begins(self) -> bool:
+        """Whether a new conversation may begin here; if not, the client is told and the session ends."""
+        try:
+            if self._admit is not None:
+                self._admit()
+        except ClientError as error:
+            await self._outlet.send(messages.error(error))
+            self._end(NO_ROOM)
+            return False
+        return True
 
     async def _watch(self) -> None:
         while True:

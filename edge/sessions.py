@@ -11,12 +11,19 @@ from contextlib import contextmanager
 
 from edge.room import overloaded
 from edge.session import Session
+from shared.errors import ClientError
 
 log = logging.getLogger(__name__)
 
 LAST_MOMENT_S = 1.0
 """What is left of a drain when the sessions that still run are closed."""
 
+
+RESERVE = 0.1
+LEAST_RESERVE = 4
+"""Places beyond the limit, as a share of it, for sockets that come to resume: when an edge dies, the others
+do not turn away conversations that were let in already.
+"""
 
 RUSH_S = 5.0
 """In how long the number of those who were turned away fades to a third."""
@@ -41,6 +48,7 @@ class Sessions:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._reserve = max(LEAST_RESERVE, int(limit * RESERVE))
         self._count = 0
         self._turned_away = Rush()
         self._sessions: set[Session] = set()
@@ -56,20 +64,26 @@ class Sessions:
         return self._draining
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """One of the places, for as long as a socket is served. Raises `ClientError` `overloaded`."""
+    def place(self, *, resumes: bool = False) -> Iterator[None]:
+        """One of the places, for as long as a socket is served. Raises `ClientError` `overloaded`.
+
+        `resumes`: it comes to go on with a conversation, and may have a place of the reserve.
+        """
         if self._draining:
             raise overloaded("this edge is stopping")
-        if self._count >= self._limit:
-            # All who are told so come back: the more there are, the further apart.
-            wanted = self._count + self._turned_away.one_more(time.monotonic())
-            raise overloaded("this edge has all the conversations it can hold", wanted / self._limit)
+        if self._count >= self._limit + (self._reserve if resumes else 0):
+            raise self._full()
         self._count += 1
         try:
             yield
         finally:
             self._count -= 1
             self._fewer.set()
+
+    def check_regular(self) -> None:
+        """Raises `ClientError` `overloaded` if some who were given a place have one of the reserve."""
+        if self._count > self._limit:
+            raise self._full()
 
     @contextmanager
     def running(self, session: Session) -> Iterator[None]:
@@ -95,6 +109,11 @@ class Sessions:
         for session in list(self._sessions):
             session.stop()
         await self._until_empty(ends_at - time.monotonic())
+
+    def _full(self) -> ClientError:
+        # All who are told so come back: the more there are, the further apart.
+        wanted = self._count + self._turned_away.one_more(time.monotonic())
+        return overloaded("this edge has all the conversations it can hold", wanted / self._limit)
 
     async def _until_empty(self, within_s: float) -> None:
         try:

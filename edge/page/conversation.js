@@ -73,6 +73,16 @@ export class Conversation {
     return this.#outbox.inputMs;
   }
 
+  /** Whether there is a conversation to go on with on the next socket. */
+  get #goesOn() {
+    return this.#id !== "" && this.#outbox.begun;
+  }
+
+  /** A socket that resumes is let in where a new conversation might not be. */
+  get #query() {
+    return this.#goesOn ? "?resume=1" : "";
+  }
+
   /** Connect, or connect again now rather than later. An empty `key` shows none. */
   connect(key = this.#key) {
     this.#key = key;
@@ -80,7 +90,7 @@ export class Conversation {
     clearTimeout(this.#retry);
     const keys = key ? [`parley-key.${key}`] : [];
     try {
-      this.#socket = new WebSocket(this.#url, ["parley", ...keys]);
+      this.#socket = new WebSocket(this.#url + this.#query, ["parley", ...keys]);
     } catch {
       this.onlink("locked", "A browser cannot send this key: it has a character that is not allowed.");
       return;
@@ -172,7 +182,7 @@ export class Conversation {
   #greeted(greeting) {
     this.#greeting = greeting;
     this.serverConfig = greeting.server_config;
-    if (this.#id === "" || !this.#outbox.begun) {
+    if (!this.#goesOn) {
       this.#begin(greeting);
       this.#opened();
       return;
@@ -322,7 +332,7 @@ export class Conversation {
   /** The handshake was refused, and a browser does not say why: the door does. */
   async #askWhy() {
     const headers = this.#key ? { Authorization: `Bearer ${this.#key}` } : {};
-    const answer = await fetch(this.#door, { headers, cache: "no-store" }).catch(() => null);
+    const answer = await fetch(this.#door + this.#query, { headers, cache: "no-store" }).catch(() => null);
     const error = (await answer?.json().catch(() => null)) ?? {};
     if (this.#socket) return;
     if (error.code === "unauthorized") {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import AsyncExitStack
 from functools import partial
 
 import pytest
 from websockets.exceptions import InvalidStatus
 
 from edge.room import MOST_LOAD, RETRY_AFTER_MS, Room, retry_after_ms
-from edge.sessions import Rush
+from edge.sessions import LEAST_RESERVE, Rush
 from shared.errors import ClientError
 from shared.keys import JOBS, Role, work_key
 from shared.settings import Settings
@@ -160,3 +161,55 @@ async def test_redis_that_evicts_or_has_no_limit_is_never_full(store: Store) -> 
         assert not room.full
     finally:
         await store.call("CONFIG", "SET", "maxmemory", 0)
+
+
+async def test_a_conversation_that_was_let_in_is_resumed_where_there_is_no_room(redis_url: str) -> None:
+    async with running(redis_url) as dies, running(redis_url, Settings(max_conversations=1)) as other:
+        async with dies.client() as lost, other.client():
+            await full(other)
+            await refused(other)
+            lost.socket.transport.abort()
+            async with other.socket(resumes=True) as client:
+                await client.greet()
+                await client.send("resume", conversation_id=lost.conversation, resume_token=lost.token)
+                await client.until("resumed")
+                await client.send("ping")
+                await client.until("pong")
+
+
+@pytest.mark.parametrize("why", ["places", "slots"])
+async def test_who_said_they_would_resume_and_do_not_need_room_like_anybody_else(
+    redis_url: str, why: str
+) -> None:
+    limit = 1 if why == "places" else 10
+    async with running(redis_url, Settings(max_conversations=limit)) as world, world.client() as other:
+        if why == "slots":
+            await full(world)
+        async with world.socket(resumes=True) as client:
+            await client.greet()
+            await client.send("resume", conversation_id=OTHER, resume_token="x" * 43)
+            assert (await client.until("error"))["code"] == "not_found"
+            await client.send("text", text="Then something new.")
+            error = await client.until("error")
+            assert (error["code"], error["retryable"]) == ("overloaded", True)
+            assert error["retry_after_ms"] > 0
+            assert await client.closed() == 1013
+        await other.send("ping")
+        await other.until("pong")
+
+
+async def test_who_finds_nothing_to_resume_may_begin_anew_while_there_is_room(world: World) -> None:
+    async with world.socket(resumes=True) as client:
+        await client.greet()
+        await client.send("resume", conversation_id=OTHER, resume_token="x" * 43)
+        assert (await client.until("error"))["code"] == "not_found"
+        await client.configure()
+        await client.speak(SHORT)
+        await world.answer(client)
+
+
+async def test_the_reserve_is_bounded_too(redis_url: str) -> None:
+    async with running(redis_url, Settings(max_conversations=1)) as world, AsyncExitStack() as sockets:
+        for _ in range(1 + LEAST_RESERVE):
+            await sockets.enter_async_context(world.socket(resumes=True))
+        await refused(world, "msgpack&resume=1")

@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 from functools import partial
+from typing import Any
 
 import httpx
 import pytest
@@ -22,7 +23,7 @@ async def get(world: World, path: str, **headers: str) -> httpx.Response:
         return await client.get(path, headers=headers)
 
 
-async def refusal(world: World, query: str = "msgpack", **options: object) -> InvalidStatus:
+async def refusal(world: World, query: str = "msgpack", **options: Any) -> InvalidStatus:
     with pytest.raises(InvalidStatus) as refused:
         async with world.socket(query, **options):
             pass

@@ -198,9 +198,11 @@ class World:
             yield client
 
     @asynccontextmanager
-    async def socket(self, encoding: str = "msgpack", **options: Any) -> AsyncIterator[Client]:
+    async def socket(
+        self, encoding: str = "msgpack", *, resumes: bool = False, **options: Any
+    ) -> AsyncIterator[Client]:
         """A bare socket."""
-        url = f"ws://127.0.0.1:{self.port}/ws?encoding={encoding}"
+        url = f"ws://127.0.0.1:{self.port}/ws?encoding={encoding}" + ("&resume=1" if resumes else "")
         async with connect(url, proxy=None, compression=None, max_size=None, **options) as socket:
             yield Client(socket, encoding)
 
