@@ -161,8 +161,8 @@ class Director:
             self._closing_audio = done
 
     async def _write_meta(self) -> None:
-        settings = self._dialogue.configuration.dump()
-        if await self._hold.begin(self._dialogue.token, settings) is Standing.LOST:
+        settings, turn = self._dialogue.configuration.dump(), self._dialogue.conversation.turn
+        if await self._hold.begin(self._dialogue.token, settings, turn) is Standing.LOST:
             self._keeping.lost()
 
     async def write_closed(self, turn: int, closed: Closed, logs: Sequence[Log]) -> None:

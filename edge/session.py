@@ -238,7 +238,7 @@ class Session:
             if resumed is None:
                 raise ClientError("not_found", "no conversation is known by this id and token")
             await self._services.keeper.tell(resumed.edge, hold)
-            found = await survey(self._services.store, hold.conversation, has)
+            found = await survey(self._services.store, hold.conversation, has, resumed.turn)
             await self._take_over(hold, token, Configuration.load(resumed.settings), found, has)
         except StoreError as error:
             log.warning("a conversation cannot be resumed: %s", error)
@@ -252,7 +252,7 @@ class Session:
         dialogue = Dialogue(hold.conversation, token, configuration, conversation)
         cut = found.cut
         if configuration.interrupt:
-            cut |= {turn for turn, _ in found.living if turn < found.last_turn}
+            cut |= {turn for turn, _ in found.living[:-1]}
         self._assemble(dialogue, Transcript(has, cut), input_samples=found.input_samples)
         self._annotate(dialogue, found)
         self._director.established = True

@@ -16,10 +16,14 @@ from shared.wire import Address, Chunk, Closed, Entry, Log, Open, UtteranceEnd
 
 PAGE_ENTRIES = 16
 
+BELIEVED_TURNS = 4
+"""By how many turns a client may be ahead of what Redis knows: it may have forgotten its last seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Where a conversation stands. `living`: its unsettled turns in order, each with `utterance open`.
+    """Where a conversation stands. `last_turn`: the newest that there has ever been, as far as anybody knows;
+    its number is not to be used again. `living`: the unsettled turns in order, each with `utterance open`.
 
     `follow`: from the start of which turn each log must be folded, so that what a client with `held` has not
     got is told with the right numbers. `tails`: up to where `text` and `speech` stood. `cut`: turns that were
@@ -37,29 +41,43 @@ class Survey:
     limits: tuple[Entry, ...]
 
 
-async def survey(store: Store, conversation: str, held: dict[Log, Address]) -> Survey:
-    """Look at the logs of a conversation. Raises `StoreError`."""
+async def survey(store: Store, conversation: str, held: dict[Log, Address], noted: int) -> Survey:
+    """Look at the logs of a conversation. `held`: what its client has. `noted`: the newest turn in its meta.
+
+    Redis may have lost the logs, or the end of them: a number used again would be taken for the turn that the
+    client has seen already. Raises `StoreError`.
+    """
     keys = {log: log_key(conversation, log) for log in Log}
     tails = {log: await tail(store, key) for log, key in keys.items()}
     audio = tails[Log.AUDIO]
-    last_turn = audio.address.turn if audio else 0
+    written = max((entry.address.turn for entry in tails.values() if entry), default=0)
     first = {log: await _first_turn(store, key) for log, key in keys.items()}
-    oldest = _oldest_living([tails[Log.TEXT], tails[Log.SPEECH]], last_turn)
+    last_turn = _last_turn(max(written, noted), held)
+    # Without its utterance a turn can still be finished by the workers that are at it, but by nobody else.
+    first_kept = first[Log.AUDIO] if audio else max(1, written)
+    oldest = _oldest_living([tails[Log.TEXT], tails[Log.SPEECH]], first_kept, written)
     speech_from = _from(held.get(Log.SPEECH), first[Log.SPEECH], oldest)
     # The text of a chunk goes with its first frame, so text is folded from no later than speech is.
     text_from = min(_from(held.get(Log.TEXT), first[Log.TEXT], oldest), speech_from)
-    told = range(min(text_from, speech_from), last_turn + 1)
+    told = range(min(text_from, speech_from), written + 1)
+    # An utterance that a later turn has followed, which Redis then forgot, does not go on.
     open_turn = last_turn if audio is not None and not audio.final else None
     return Survey(
         last_turn=last_turn,
         input_samples=await _input_samples(store, keys[Log.AUDIO]),
-        living=tuple((turn, turn == open_turn) for turn in range(oldest, last_turn + 1)),
+        living=tuple((turn, turn == open_turn) for turn in range(oldest, written + 1)),
         follow={Log.TEXT: text_from, Log.SPEECH: speech_from},
         tails={log: entry.address for log, entry in tails.items() if entry and log is not Log.AUDIO},
         cut=await _cut(store, keys[Log.SPEECH], told),
         openings=await _openings(store, keys[Log.AUDIO], told),
-        limits=await _limits(store, keys[Log.AUDIO], range(first[Log.AUDIO], last_turn + 1)),
+        limits=await _limits(store, keys[Log.AUDIO], range(first[Log.AUDIO], written + 1)),
     )
+
+
+def _last_turn(known: int, held: dict[Log, Address]) -> int:
+    """The newest turn, given the newest that Redis knows of and what the client says it has."""
+    believed = [each.turn for each in held.values() if each.turn <= known + BELIEVED_TURNS]
+    return max(known, *believed, 0)
 
 
 def _from(held: Address | None, first_kept: int, oldest_living: int) -> int:
@@ -68,12 +86,12 @@ def _from(held: Address | None, first_kept: int, oldest_living: int) -> int:
     return max(1, min(turn, oldest_living))
 
 
-def _oldest_living(tails: Sequence[Entry | None], last_turn: int) -> int:
-    """The first turn that some log has not closed; `last_turn + 1` if there is none."""
-    oldest = last_turn + 1
+def _oldest_living(tails: Sequence[Entry | None], first_kept: int, last_written: int) -> int:
+    """The first turn that some log has not closed; `last_written + 1` if there is none."""
+    oldest = last_written + 1
     for entry in tails:
         if entry is None:
-            oldest = min(oldest, 1)
+            oldest = min(oldest, first_kept)
         else:
             closed = isinstance(entry.payload, Closed)
             oldest = min(oldest, entry.address.turn + (1 if closed else 0))

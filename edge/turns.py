@@ -102,13 +102,13 @@ class Turns:
         notes.output_format = configuration.output_format
         notes.chunk_id, notes.batch = chunk_id, batch
         player.playout.paced = configuration.pacing is Pacing.REALTIME
-        if not self._director.established:
-            self._director.establish()
         self._host.follow()
         self._utterance.begin()
         self.measure.begin()
         self._may_repeat_end = False
         self._director.carry_out(effects)
+        # Behind the offer, which somebody waits for: the number of this turn is not to be used again.
+        self._director.establish()
         # What the user's voice held back is cut off by now, or is to be heard before this turn's answer.
         player.go_on()
         return configuration.opening(text=text, chunk_id=chunk_id, batch=batch, by_voice=by_voice)

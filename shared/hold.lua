@@ -1,11 +1,12 @@
-#!lua name=parley_hold_1
+#!lua name=parley_hold_2
 
 --[[
 Who holds a conversation: what an edge session needs to keep it, and what another needs to take it over.
 
   key                              what
   KEYS[1]  conv:{id}:session       the tag of the session that holds the conversation, a lease
-  KEYS[2]  conv:{id}:meta          settings; token, token_old (hashes of resume tokens); edge (who to tell)
+  KEYS[2]  conv:{id}:meta          settings; token, token_old (hashes of resume tokens); edge (who to tell);
+                                   turn (the newest, should the logs be lost)
   KEYS[3…] conv:{id}:<log>         the three logs, where their time to live is refreshed
 
   answer   begin, keep                                           settle, release
@@ -50,10 +51,10 @@ local function keep(keys, argv)
   return redis.call('EXISTS', keys[2]) == 1 and 'HELD' or 'BARE'
 end
 
--- resume  session meta log… | token_hash new_token_hash tag lease_ms ttl_ms edge      answers settings, edge
+-- resume  session meta log… | token_hash new_token_hash tag lease_ms ttl_ms edge      answers settings, edge, turn
 local function resume(keys, argv)
   local session, meta = keys[1], keys[2]
-  local known = redis.call('HMGET', meta, 'token', 'token_old', 'settings', 'edge')
+  local known = redis.call('HMGET', meta, 'token', 'token_old', 'settings', 'edge', 'turn')
   if argv[1] ~= known[1] and argv[1] ~= known[2] then
     return {}
   end
@@ -61,7 +62,7 @@ local function resume(keys, argv)
   redis.call('HSET', meta, 'token', argv[2], 'token_old', argv[1], 'edge', argv[6])
   redis.call('SET', session, argv[3], 'PX', argv[4])
   expire(keys, argv[5])
-  return { known[3], known[4] }
+  return { known[3], known[4], known[5] or '0' }
 end
 
 -- settle  session meta | tag
@@ -88,8 +89,8 @@ end
 -- A conversation that was let in is kept, and may be taken over, at maxmemory too.
 local OOM = { 'allow-oom' }
 
-redis.register_function('parley_begin_1', begin)
-redis.register_function { function_name = 'parley_keep_1', callback = keep, flags = OOM }
-redis.register_function { function_name = 'parley_resume_1', callback = resume, flags = OOM }
-redis.register_function { function_name = 'parley_settle_1', callback = settle, flags = OOM }
-redis.register_function { function_name = 'parley_release_1', callback = release, flags = OOM }
+redis.register_function('parley_begin_2', begin)
+redis.register_function { function_name = 'parley_keep_2', callback = keep, flags = OOM }
+redis.register_function { function_name = 'parley_resume_2', callback = resume, flags = OOM }
+redis.register_function { function_name = 'parley_settle_2', callback = settle, flags = OOM }
+redis.register_function { function_name = 'parley_release_2', callback = release, flags = OOM }

@@ -65,10 +65,11 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """A conversation that was taken over: its settings, and the edge that held it before."""
+    """A conversation that was taken over: its settings, the edge that held it before, and its newest turn."""
 
     settings: Settings
     edge: str
+    turn: int
 
 
 class Hold:
@@ -83,16 +84,19 @@ class Hold:
         self._keys = (session_key(conversation), meta_key(conversation))
         self._logs = tuple(log_key(conversation, log) for log in Log)
 
-    async def begin(self, token: str, settings: Settings) -> Standing:
-        """Write what a later session needs to take over, and claim the conversation."""
+    async def begin(self, token: str, settings: Settings, turn: int = 0) -> Standing:
+        """Write what a later session needs to take over, and claim the conversation.
+
+        `turn`: the newest. Its number must not be used again, even if Redis loses what stands in the logs.
+        """
         meta = ("token", token_hash(token), "edge", self._edge, "settings", json.dumps(settings))
-        args = (self.tag, self._lease.session_ms, self._lease.keys_ms, *meta)
-        return _standing(await insist(self._store, "parley_begin_1", self._keys, args))
+        args = (self.tag, self._lease.session_ms, self._lease.keys_ms, *meta, "turn", turn)
+        return _standing(await insist(self._store, "parley_begin_2", self._keys, args))
 
     def keep(self, *, keys_too: bool) -> tuple[str, Sequence[str], Sequence[Arg]]:
         """The call that refreshes the lease, and with `keys_too` the times to live: for `Store.functions`."""
         args = (self.tag, self._lease.session_ms, self._lease.keys_ms if keys_too else 0)
-        return "parley_keep_1", (*self._keys, *self._logs), args
+        return "parley_keep_2", (*self._keys, *self._logs), args
 
     async def resume(self, token: str, new: str) -> Resumed | None:
         """Take the conversation over with a token that is good, which `new` then replaces; `None` if not.
@@ -102,19 +106,19 @@ class Hold:
         """
         hashes = (token_hash(token), token_hash(new))
         args = (*hashes, self.tag, self._lease.session_ms, self._lease.keys_ms, self._edge)
-        reply = await self._store.function("parley_resume_1", (*self._keys, *self._logs), *args)
+        reply = await self._store.function("parley_resume_2", (*self._keys, *self._logs), *args)
         if not reply:
             return None
-        settings, edge = reply
-        return Resumed(json.loads(settings), edge.decode())
+        settings, edge, turn = reply
+        return Resumed(json.loads(settings), edge.decode(), int(turn))
 
     async def settle(self) -> None:
         """The client has the new token: the one before it is void from now on."""
-        await insist(self._store, "parley_settle_1", self._keys, (self.tag,))
+        await insist(self._store, "parley_settle_2", self._keys, (self.tag,))
 
     async def release(self, *, ended: bool) -> None:
         """Give the lease up, for another session to come, or with `ended` for none ever."""
-        await self._store.function("parley_release_1", self._keys, self.tag, int(ended))
+        await self._store.function("parley_release_2", self._keys, self.tag, int(ended))
 
 
 def _standing(reply: bytes) -> Standing:

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from shared.keys import session_key
+from shared.keys import Role, meta_key, session_key
 from shared.settings import Settings
 from shared.wire import Chunk, Closed, Log, Take, UtteranceEnd
 from tests.conftest import eventually
@@ -345,3 +345,29 @@ async def test_a_turn_that_was_abandoned_meanwhile_ends_for_whoever_comes_back(w
             await client.speak(SHORT)
             await (await world.answer(client, 2)).end()
             await client.until("chunked_streaming_complete")
+
+
+@pytest.mark.parametrize("noted", [True, False])
+async def test_after_redis_lost_everything_a_turn_is_not_taken_for_one_that_was_told(
+    world: World, noted: bool
+) -> None:
+    async with world.client(pacing="none") as lost:
+        for turn in (1, 2):
+            await lost.speak(SHORT)
+            await answered(world, lost, turn)
+            await lost.until("chunked_streaming_complete")
+        await world.store.call("FLUSHALL")
+        await world.store.load()
+        await world.announce(Role.REPLY)
+        await world.announce(Role.SPEAK, ("anna", "en-GB"))
+        await world.services.keeper.refresh()
+        await eventually(partial(world.exists, meta_key(lost.conversation)), "the meta is back")
+        if not noted:
+            await world.store.call("HDEL", meta_key(lost.conversation), "turn")
+        async with resuming(world, lost) as client:
+            assert client.received[-1]["turn"] == 2
+            await client.speak(SHORT)
+            await answered(world, client, 3)
+            done = await client.until("chunked_streaming_complete")
+    assert done["turn"] == 3
+    assert len([m for m in client.received if m["type"] == "sequential_audio"]) == 12

@@ -45,8 +45,8 @@ async def answer(store: Store, turn: int, reason: str | None = "heard") -> None:
         await close_turn(store, keys, turn, new_tag(), Closed(reason), ttl_s=60)
 
 
-async def look(store: Store, **held: Address) -> Survey:
-    return await survey(store, CONVERSATION, {Log(name): address for name, address in held.items()})
+async def look(store: Store, *, noted: int = 0, **held: Address) -> Survey:
+    return await survey(store, CONVERSATION, {Log(name): address for name, address in held.items()}, noted)
 
 
 async def test_a_conversation_without_a_turn_has_nothing_to_tell(store: Store) -> None:
@@ -115,6 +115,33 @@ async def test_a_client_that_claims_to_be_ahead_is_told_what_lives(store: Store)
     await speak(store, 1)
     found = await look(store, text=Address(99, 1), speech=Address(7, 7))
     assert found.follow == {Log.TEXT: 1, Log.SPEECH: 1}
+    assert found.last_turn == 1
+
+
+@pytest.mark.parametrize("kept", [None, Log.AUDIO, Log.TEXT, Log.SPEECH, "meta", "client"])
+async def test_the_number_of_a_turn_is_used_once_whatever_redis_has_lost_of_it(
+    store: Store, kept: Log | str | None
+) -> None:
+    for turn in range(1, 4):
+        await speak(store, turn)
+        await answer(store, turn)
+    for log in Log:
+        if kept is not log:
+            await store.call("DEL", log_key(CONVERSATION, log))
+    held = {"text": Address(3, 0)} if kept == "client" else {}
+    found = await look(store, noted=3 if kept == "meta" else 0, **held)
+    assert found.last_turn == (3 if kept else 0)
+    assert found.living[-1:] == (((3, False),) if isinstance(kept, Log) else ())
+
+
+async def test_an_utterance_that_was_followed_by_a_turn_that_redis_forgot_does_not_go_on(
+    store: Store,
+) -> None:
+    await speak(store, 1)
+    await answer(store, 1)
+    await speak(store, 2, ends=False)
+    found = await look(store, noted=3)
+    assert (found.last_turn, found.living) == (3, ((2, False),))
 
 
 async def test_turns_that_were_cut_short_are_known(store: Store) -> None:

@@ -82,9 +82,9 @@ async def test_the_times_to_live_of_all_keys_are_refreshed_together(store: Store
 async def test_a_good_token_takes_the_conversation_over(store: Store) -> None:
     conversation, token = new_conversation(), new_token()
     older = hold(store, conversation, "edge-a")
-    await older.begin(token, SETTINGS)
+    await older.begin(token, SETTINGS, turn=3)
     newer = hold(store, conversation, "edge-b")
-    assert await newer.resume(token, new_token()) == Resumed(SETTINGS, "edge-a")
+    assert await newer.resume(token, new_token()) == Resumed(SETTINGS, "edge-a", turn=3)
     assert await keep(store, older) is Standing.LOST
     assert await keep(store, newer) is Standing.HELD
 
