@@ -24,13 +24,15 @@ class Notes:
     """Notes on one turn. `moved_at`: when anything last came of it, on the monotonic clock in seconds.
 
     `opened` is set when the turn stands in `audio`, or is known never to: only then may it be offered.
-    `batch`: it is a job's, and its client is told of it once, at its end.
+    `offered`: it was, by this session or a predecessor. `batch`: it is a job's, and its client is told of it
+    once, at its end.
     """
 
     chunk_id: str | None = None
     voice: str | None = None
     output_format: OutputFormat = OutputFormat.WAV
     batch: bool = False
+    offered: bool = False
     moved_at: float = field(default_factory=time.monotonic)
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     opened: asyncio.Event = field(default_factory=asyncio.Event)

@@ -188,9 +188,13 @@ class Director:
                 await notes.opened.wait()
                 if conversation.lives(turn):
                     await self._hand_over(turn, notes)
+                    notes.offered = True
                 return
             except StoreFull:
-                self.fail(turn, overloaded("there is no room for another turn"))
+                self._services.room.refused_write()
+                # What was offered before most likely stands there still; if not, it is offered again later.
+                if not notes.offered:
+                    self.fail(turn, overloaded("there is no room for another turn"))
                 return
             except StoreError as error:
                 log.debug("the offer of turn %d waits: %s", turn, error)

@@ -168,6 +168,7 @@ class Room:
     def refused_write(self) -> None:
         """Redis has just refused a write because it is full: believe that until the next look."""
         self._memory = max(self._memory, 1.0)
+        self._short.set()
 
     @property
     def _silent_s(self) -> float:

@@ -282,7 +282,9 @@ class Session:
         for entry in found.limits:
             dialogue.retention.note(entry.address.turn, entry.payload)
         for turn, _ in found.living:
-            dialogue.notes(turn).opened.set()
+            notes = dialogue.notes(turn)
+            notes.offered = True
+            notes.opened.set()
 
     async def _finish_what_was_begun(self, found: Survey) -> None:
         """Do what a predecessor may have left half done, once it is known what the client has of it."""

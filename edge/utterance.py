@@ -80,6 +80,7 @@ class Utterance:
             self._keeping.lost()
             return False
         except StoreFull:
+            self._services.room.refused_write()
             if begins:
                 self._withdraw(turn)
                 raise overloaded("there is no room for another turn") from None

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from shared.keys import Role, log_key, meta_key, work_key
 from shared.log import LogWriter, read_log
@@ -19,13 +20,14 @@ SHORT = SECOND[:3200]
 
 @asynccontextmanager
 async def maxmemory(world: World) -> AsyncIterator[None]:
-    """Redis refuses writes inside."""
+    """Redis refuses writes inside, and is known to take them again behind it."""
     before = (await world.store.call("CONFIG", "GET", "maxmemory"))[1]
     await world.store.call("CONFIG", "SET", "maxmemory", 1)
     try:
         yield
     finally:
         await world.store.call("CONFIG", "SET", "maxmemory", before)
+    await eventually(lambda: not world.services.room.full, "there is memory again")
 
 
 async def next_turn_works(world: World, client: Client, turn: int) -> None:
@@ -61,6 +63,49 @@ async def test_at_maxmemory_a_turn_is_refused_and_its_number_used_again(world: W
             error = await client.until("error")
             assert (error["code"], error["retryable"]) == ("overloaded", True)
         await next_turn_works(world, client, 1)
+
+
+async def test_at_maxmemory_no_conversation_is_let_in_and_it_recovers_by_itself(world: World) -> None:
+    async with world.client() as client:
+        async with maxmemory(world):
+            await client.speak(SHORT)
+            assert (await client.until("error"))["code"] == "overloaded"
+            with pytest.raises(InvalidStatus) as refused:
+                async with world.socket():
+                    pass
+            assert refused.value.response.status_code == 503
+            await eventually(lambda: world.services.room.full, "it is seen")
+            assert world.services.room.ready, "what runs goes on: the edge stays in its balancer"
+        await next_turn_works(world, client, 1)
+        async with world.client() as other:
+            await next_turn_works(world, other, 1)
+
+
+async def test_at_maxmemory_a_turn_that_was_offered_is_not_failed_by_offering_it_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.session.TICK_S", 0.05)
+    monkeypatch.setattr("edge.director.SILENT_S", 0.05)
+    async with world.client() as client:
+        await client.speak(SHORT)
+        answer = await world.answer(client)
+        async with maxmemory(world):
+            before = await refusals(world)
+
+            async def refused() -> bool:
+                return await refusals(world) >= before + 3
+
+            await eventually(refused, "the turn was offered again and again")
+        await answer.say("Here I am.")
+        await answer.end()
+        await client.until("chunked_streaming_complete")
+    assert "error" not in kinds(client.received)
+
+
+async def refusals(world: World) -> int:
+    """How many commands Redis has refused for want of memory."""
+    stats = (await world.store.call("INFO", "errorstats")).decode()
+    return sum(int(line.partition("=")[2]) for line in stats.splitlines() if line.startswith("errorstat_OOM"))
 
 
 async def test_at_maxmemory_an_open_utterance_ends_with_its_turn(world: World) -> None:
