@@ -76,13 +76,19 @@ async def _against_floor(turns: int) -> list[float]:
 async def _measure(url: str, turns: int, *, greeted: bool = True) -> list[float]:
     async with websockets.connect(url, compression=None, max_size=None) as socket:
         if greeted:
-            await _until(socket, "connection")
-            await _send(socket, type="configure", input_format="pcm16", output_format="pcm16", pacing="none")
-            await _until(socket, "configured")
-        return [await _turn(socket) for _ in range(turns)]
+            await greet(socket)
+        return [await first_audio_ms(socket) for _ in range(turns)]
 
 
-async def _turn(socket: ClientConnection) -> float:
+async def greet(socket: ClientConnection) -> None:
+    """Begin a conversation."""
+    await _until(socket, "connection")
+    await _send(socket, type="configure", input_format="pcm16", output_format="pcm16", pacing="none")
+    await _until(socket, "configured")
+
+
+async def first_audio_ms(socket: ClientConnection) -> float:
+    """Have one turn, to its end; its first audio after the end of the utterance."""
     started = asyncio.get_running_loop().time()
     for number in range(CHUNKS):
         await _send(socket, type="audio_chunk", audio_data=SILENCE, end_of_utterance=False)
@@ -90,9 +96,9 @@ async def _turn(socket: ClientConnection) -> float:
     ended = time.perf_counter()
     await _send(socket, type="end_of_utterance")
     await _until(socket, "sequential_audio")
-    first_audio_ms = (time.perf_counter() - ended) * 1000
+    after_ms = (time.perf_counter() - ended) * 1000
     await _until(socket, "chunked_streaming_complete")
-    return first_audio_ms
+    return after_ms
 
 
 async def _send(socket: ClientConnection, **message: object) -> None:
