@@ -36,6 +36,12 @@ REDIS_WAIT_S = 30.0
 UNREAD_TIMEOUT_MS = 10_000
 """After how long the kernel gives up a connection whose peer does not take what was sent."""
 
+END_S = 1.4
+"""What is left of `DRAIN_S` for uvicorn, which gives what hangs a second."""
+
+MOMENT_S = 0.5
+"""For how long at least an edge that stops says so to those who come: its balancer still sends them."""
+
 PING_S = 20.0
 
 ABOVE_LIMIT_BYTES = 64 << 10
@@ -80,15 +86,10 @@ class Server(uvicorn.Server):
         """Capture none."""
         yield
 
-    def stop_accepting(self) -> None:
-        """Take no more connections; those that are open go on."""
-        for server in self.servers:
-            server.close()
-
 
 def make_server(services: Services, sessions: Sessions) -> Server:
     """The server of an edge, not yet listening."""
-    logging.getLogger("uvicorn.error").addFilter(_without_traceback)
+    logging.getLogger("uvicorn.error").addFilter(_worth_a_line)
     config = uvicorn.Config(
         App(services, sessions).routes(),
         ws="websockets-sansio",
@@ -130,8 +131,9 @@ async def _serve(settings: Settings) -> int:
     waits = [asyncio.create_task(stop.wait()), asyncio.create_task(services.broken.wait())]
     await asyncio.wait({serving, *waits}, return_when=asyncio.FIRST_COMPLETED)
     if not serving.done():
-        server.stop_accepting()
-        await sessions.drain(settings.drain_s)
+        # Whoever comes meanwhile is told to go elsewhere; a socket that listens no more would reset them.
+        within_s = max(0.0, settings.drain_s - END_S)
+        await asyncio.gather(sessions.drain(within_s), asyncio.sleep(min(MOMENT_S, within_s)))
         server.should_exit = True
     await serving
     for task in (telling, *waits):
@@ -147,8 +149,8 @@ async def _tell_when_ready(settings: Settings, room: Room) -> None:
     sys.stdout.flush()
 
 
-def _without_traceback(record: logging.LogRecord) -> bool:
-    """A client that sends broken UTF-8 is worth a line, not a traceback."""
+def _worth_a_line(record: logging.LogRecord) -> bool:
+    """A client that sends broken UTF-8 is worth a line, not a traceback; a refused handshake is no error."""
     if record.exc_info and isinstance(record.exc_info[1], UnicodeDecodeError):
         record.exc_info = None
-    return True
+    return record.msg != "ASGI callable returned without completing handshake."

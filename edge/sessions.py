@@ -15,7 +15,7 @@ from shared.errors import ClientError
 
 log = logging.getLogger(__name__)
 
-LAST_MOMENT_S = 1.0
+LAST_MOMENT_S = 0.5
 """What is left of a drain when the sessions that still run are closed."""
 
 
@@ -89,6 +89,8 @@ class Sessions:
     def running(self, session: Session) -> Iterator[None]:
         """The session is one of those that a drain must end."""
         self._sessions.add(session)
+        if self._draining:
+            session.stop()  # It was let in a moment ago, and is in none of the lists of those to tell.
         try:
             yield
         finally:

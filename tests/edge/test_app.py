@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.websockets import WebSocket
 from websockets.exceptions import InvalidStatus
 
 from shared.keys import Role
@@ -130,11 +131,50 @@ async def test_when_the_edge_drains_the_idle_are_sent_away_at_once(world: World)
     async with world.client() as client:
         draining = asyncio.create_task(world.sessions.drain(20.0))
         away = await client.until("going_away")
-        assert away["deadline_ms"] == 19_000.0
+        assert away["deadline_ms"] == 19_500.0
         assert await client.closed() == 1012
         async with asyncio.timeout(5):
             await draining
         assert (await refusal(world)).response.status_code == 503
+
+
+async def test_while_the_edge_drains_it_lives_and_is_not_ready_and_refuses_no_turn_that_runs(
+    world: World,
+) -> None:
+    async with world.client() as client:
+        await client.speak(ends=False)
+        await client.until("speech_started")
+        draining = asyncio.create_task(world.sessions.drain(20.0))
+        await client.until("going_away")
+        ready = await get(world, "/readyz")
+        assert (ready.status_code, ready.json()["draining"]) == (503, True)
+        assert (await get(world, "/healthz")).status_code == 200
+        assert (await get(world, "/ws")).status_code == 503
+        assert (await refusal(world, "msgpack&resume=1")).response.status_code == 503
+        await client.speak()
+        answer = await world.answer(client)
+        await answer.say("Hello!")
+        await answer.end()
+        await client.until("chunked_streaming_complete")
+        assert await client.closed() == 1012
+        await draining
+    assert [m for m in client.received if m["type"] == "error"] == []
+
+
+async def test_who_is_let_in_as_the_edge_begins_to_drain_is_sent_away(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept = WebSocket.accept
+
+    async def slowly(socket: WebSocket, **options: Any) -> None:
+        draining = asyncio.create_task(world.sessions.drain(20.0))
+        await eventually(lambda: world.sessions.draining, "the edge drains")
+        await accept(socket, **options)
+        draining.cancel()
+
+    monkeypatch.setattr(WebSocket, "accept", slowly)
+    async with world.socket() as client:
+        assert await client.closed() == 1012
 
 
 async def test_when_the_edge_drains_an_answer_is_played_to_its_end(world: World) -> None:

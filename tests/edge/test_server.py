@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from edge.server import UNREAD_TIMEOUT_MS, listen
 from shared.keys import WORKERS, Role, worker_key
@@ -79,6 +80,32 @@ async def test_a_signal_ends_the_edge_in_order_and_in_time(
         assert process.returncode == 0, errors
         assert "Traceback" not in errors
         assert output.count("\n") == 1, "it said that it was ready, and nothing else"
+
+
+async def test_an_edge_that_stops_tells_who_comes_to_go_elsewhere(redis_url: str, store: Store) -> None:
+    port = free_port()
+    url = f"ws://127.0.0.1:{port}/ws?encoding=msgpack"
+    await announce(store)
+    with edge(redis_url, PORT=str(port), DRAIN_S="4") as process:
+        await serves(process, port)
+        await ready(port)
+        async with connect(url, proxy=None) as bare:
+            client = await Client(bare, "msgpack").greet()
+            await client.configure()
+            await client.speak()
+            await client.until("speech_stopped")
+            process.terminate()
+            away = await client.until("going_away")
+            assert get(f"http://127.0.0.1:{port}/readyz")[0] == 503
+            assert get(f"http://127.0.0.1:{port}/healthz")[0] == 200
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(url, proxy=None)
+            assert refused.value.response.status_code == 503
+            assert 0 < away["deadline_ms"] < 4000
+            assert await client.closed() == 1012
+        _, errors = process.communicate(timeout=10)
+        assert process.returncode == 0, errors
+        assert "ERROR" not in errors
 
 
 async def test_once_ready_the_edge_says_where_to_talk_and_to_which_engines(
