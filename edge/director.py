@@ -154,9 +154,9 @@ class Director:
         logs = (Log.TEXT, Log.SPEECH, *((Log.AUDIO,) if effect.utterance_too else ()))
         # Whoever waits to offer this turn must not: nothing of it will be answered.
         self._dialogue.notes(effect.turn).opened.set()
-        done = self._clerk.add(
-            f"closing of turn {effect.turn}", partial(self.write_closed, effect.turn, closed, logs)
-        )
+        # The next turn could not begin in logs in which this one is open.
+        writing = partial(self.write_closed, effect.turn, closed, logs)
+        done = self._clerk.add(f"closing of turn {effect.turn}", writing, insist=True)
         if effect.utterance_too:
             self._closing_audio = done
 

@@ -59,6 +59,23 @@ async def test_a_job_that_fails_does_not_hold_up_the_next(clerk: Office, error: 
     assert clerk.taken == 0
 
 
+async def test_what_the_rest_relies_on_is_tried_until_it_is_done(
+    clerk: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.clerk.AGAIN_S", 0.01)
+    failures = [StoreError("away"), StoreError("still away")]
+
+    async def close() -> None:
+        if failures:
+            raise failures.pop()
+        clerk.done.append("closing")
+
+    closing = clerk.clerk.add("closing", close, insist=True)
+    await clerk.add("offer")
+    assert closing.done()
+    assert clerk.done == ["closing", "offer"]
+
+
 async def test_a_job_that_finds_the_conversation_taken_says_so(clerk: Office) -> None:
     await clerk.add("one", error=TurnTaken("by another"))
     assert clerk.taken == 1

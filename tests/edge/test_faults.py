@@ -349,6 +349,23 @@ async def test_a_deadline_is_told_even_when_redis_does_not_answer(
     assert kinds(client.received).count("error") == 1
 
 
+async def test_a_closing_that_redis_was_away_for_is_made_before_the_next_turn(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.log.GIVE_UP_S", 0.0)
+    async with world.client() as client:
+        await client.speak(SHORT)
+        answer = await world.answer(client)
+        await answer.say("Hello!", frames=50)
+        await client.until("sequential_audio")
+        await world.store.call("CLIENT", "PAUSE", 4000, "ALL")
+        await client.send("user_interrupt")
+        await eventually(lambda: not world.services.room.reachable, "redis is missed")
+        await eventually(lambda: world.services.room.reachable, "redis is back")
+        assert (await client.until("audio_interrupted", "error"))["reason"] == "user_interrupt"
+        await next_turn_works(world, client, 2)
+
+
 async def test_a_client_that_does_not_read_is_cut_off_and_may_resume(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
