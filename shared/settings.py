@@ -166,6 +166,9 @@ class Settings:
     script_echo_history: bool = _setting(
         False, kinds.FLAG, "1: the scripted LLM answers with the history that it was given"
     )
+    script_keyed: bool = _setting(
+        False, kinds.FLAG, "1: the scripted LLM's words say whose they are, and what it heard"
+    )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import zlib
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from shared.settings import Settings
 from shared.wire import Open, Token
 from tests.workers.llm.engines.pausing import answer_after_pauses
 from workers.llm.engines import ReplyRequest, scripted
-from workers.llm.engines.scripted import Scripted
+from workers.llm.engines.scripted import Heard, Scripted
 from workers.llm.history import Exchange
 
 SCRIPT = ("One", ",", " two", " three", ".")
@@ -164,3 +165,23 @@ async def test_the_script_is_said_from_its_start_after_answers_that_were_taken_b
     assert scripted.spare
     tokens = await answer_after_pauses(scripted, asked(), b"\0\0", b"\0\0", b"\0\0")
     assert tokens == [Token(text, (place,)) for place, text in enumerate(SCRIPT)]
+
+
+async def test_the_keyed_answer_says_whose_it_is_and_what_was_heard() -> None:
+    keyed = Scripted(Settings(script_keyed=True, script_first_token_ms=0, script_inter_token_ms=0))
+    pieces = (b"\1\0\2\0", b"\3\0")
+    tokens = [each.text async for each in keyed.process_chunked_streaming(asked(), utterance(*pieces))]
+    assert tokens[0] == f"Heard 3 as {zlib.crc32(b''.join(pieces)):08x}."
+    assert tuple(tokens) == scripted.keyed("conversation", 1, Heard(3, zlib.crc32(b"".join(pieces))), 24)
+    assert len(set(tokens)) == 24 and "".join(tokens).count(".") == 4
+    others = scripted.keyed("conversation", 2, Heard(3), 24) + scripted.keyed("another", 1, Heard(3), 24)
+    assert not set(tokens) & set(others)
+
+
+async def test_the_keyed_answer_goes_on_after_what_stands_in_the_log() -> None:
+    keyed = Scripted(Settings(script_keyed=True, script_first_token_ms=0, script_inter_token_ms=0))
+    request = asked(spoken=2, text="Hé?")
+    tokens = [each async for each in keyed.process_chunked_streaming(request, utterance())]
+    whole = scripted.keyed("conversation", 1, Heard(3, zlib.crc32("Hé?".encode())), 24)
+    assert [token.text for token in tokens] == [*whole[2:]]
+    assert [token.ids for token in tokens] == [(place,) for place in range(2, 24)]
