@@ -39,6 +39,7 @@ class Proxy:
         self._requests.set()
         self._replies.set()
         self._losing = 0
+        self._losing_to = b""
         self.refusing = False
         """Whether new connections are closed at once."""
         self.accepted = 0
@@ -58,15 +59,21 @@ class Proxy:
         await asyncio.gather(*self._connections, return_exceptions=True)
 
     @property
-    def url(self) -> str:
-        """Where it listens, as a Redis URL."""
+    def port(self) -> int:
+        """Where it listens."""
         assert self._server is not None
-        return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    @property
+    def url(self) -> str:
+        """The same as a Redis URL."""
+        return f"redis://127.0.0.1:{self.port}"
 
     @property
     def losing(self) -> bool:
         """Whether a reply that is to be lost has not come yet."""
-        return self._losing > 0
+        return self._losing > 0 or self._losing_to != b""
 
     def cut(self) -> None:
         """Reset every connection."""
@@ -76,6 +83,14 @@ class Proxy:
     def lose_replies(self, count: int = 1) -> None:
         """Swallow the next replies, and reset each time the connection that waits for it."""
         self._losing = count
+
+    def lose_reply_to(self, request: bytes) -> None:
+        """Swallow the reply to the next request in which these bytes stand, and reset its connection."""
+        self._losing_to = request
+
+    def hold_replies(self) -> None:
+        """Read no more of what the server sends, on any connection, as a client that does not read."""
+        self._replies.clear()
 
     def hold_requests(self) -> None:
         """Keep back what clients send. It reaches the server at `release`, whether they still wait or not."""
@@ -103,6 +118,8 @@ class Proxy:
         try:
             if not self.refusing:
                 await self._connect(reader, writer)
+        except asyncio.CancelledError:
+            return  # By `__aexit__` alone; the event loop would complain of it.
         finally:
             del self._connections[task]
             writer.transport.abort()
@@ -111,27 +128,36 @@ class Proxy:
         # Where one of both sides is gone, the other is told.
         with suppress(ConnectionError):
             from_server, to_server = await asyncio.open_connection(*self._upstream)
-            replying = asyncio.create_task(self._reply(from_server, writer))
+            lost = asyncio.Event()
+            replying = asyncio.create_task(self._reply(from_server, writer, lost))
             try:
                 # What was received is sent on even if its sender is gone by then, as a kernel would.
                 while received := await _read(reader):
                     await self._requests.wait()
+                    if self._losing_to and self._losing_to in received:
+                        self._losing_to = b""
+                        lost.set()
+                    if to_server.is_closing():
+                        break
                     to_server.write(received)
                     await to_server.drain()
-                to_server.write_eof()
+                if not to_server.is_closing():
+                    to_server.write_eof()
                 await asyncio.wait([replying], timeout=CLOSING_S)
             finally:
                 replying.cancel()
                 await asyncio.wait([replying])
                 to_server.transport.abort()
 
-    async def _reply(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _reply(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lost: asyncio.Event
+    ) -> None:
         stream = self.stream()
         try:
             while received := await _read(reader):
                 await self._replies.wait()
-                if self._losing:
-                    self._losing -= 1
+                if self._losing or lost.is_set():
+                    self._losing = max(0, self._losing - 1)
                     return
                 if not writer.is_closing():
                     writer.write(stream.feed(received) if stream else received)

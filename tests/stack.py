@@ -10,7 +10,7 @@ import socket
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from deploy import child
@@ -24,16 +24,20 @@ SCRIPTED = {"LLM_ENGINE": "scripted", "TTS_ENGINE": "scripted"}
 
 
 class Process:
-    """One role, running. `pid` is its own: signals reach nobody else."""
+    """One role, running. `pid` is its own: signals reach nobody else.
 
-    def __init__(self, role: str, env: Mapping[str, str], log: Path) -> None:
+    `through`: a module, and its arguments, that is run in front of the role's and given its name.
+    """
+
+    def __init__(self, role: str, env: Mapping[str, str], log: Path, through: Sequence[str] = ()) -> None:
         self.role = role
         self.env = dict(env)
         self.log = log
+        self.through = tuple(through)
         with log.open("ab") as output:
             # It ends with the test run, however that ends.
             self._popen = child.start(
-                [sys.executable, "-m", MODULES[role]], environ={**os.environ, **env}, output=output
+                [sys.executable, "-m", *through, MODULES[role]], environ={**os.environ, **env}, output=output
             )
 
     @property
@@ -61,7 +65,7 @@ class Process:
 
     def again(self) -> Process:
         """The same process once more, under the same name: what a supervisor does."""
-        return Process(self.role, self.env, self.log)
+        return Process(self.role, self.env, self.log, self.through)
 
 
 class Stack:
@@ -79,12 +83,12 @@ class Stack:
             **env,
         }
 
-    def start(self, role: str, **env: str) -> Process:
-        """Start one more process of the role; an edge gets a free port."""
+    def start(self, role: str, *, through: Sequence[str] = (), **env: str) -> Process:
+        """Start one more process of the role; an edge gets a free port. `through`: see `Process`."""
         number = sum(process.role == role for process in self.processes) + 1
         own = {"WORKER_NAME": f"test.{role}.{number}"} if role != "edge" else {"PORT": str(free_port())}
         log = self._folder / f"{role}.{number}.log"
-        process = Process(role, {**self._env, **own, **env}, log)
+        process = Process(role, {**self._env, **own, **env}, log, through)
         self.processes.append(process)
         return process
 
