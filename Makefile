@@ -21,7 +21,7 @@ TORCH ?=
 STALE := $(if $(wildcard $(BIN)/python),,FORCE)
 
 .DEFAULT_GOAL := help
-.PHONY: help run models settings test check format bench bench-models bench-bundle clean FORCE
+.PHONY: help run models settings test check format bench bench-models bench-bundle chaos clean FORCE
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -61,6 +61,9 @@ bench-models: $(VENV)/dev ## measure Voxtral and Kokoro at full size, on CUDA if
 
 bench-bundle: $(VENV)/base ## fetch what bench-models needs on a machine without network, into .bundle/
 	@PYTHON=$(BIN)/python bash tests/bench/models/bundle.sh
+
+chaos: $(VENV)/dev ## break everything, and check that no word is lost; ARGS='--seed 7 --duration 60'
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 clean: ## remove what the other commands made, but no data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,6 @@ class Line:
     kind: str
     text: str | None = None
     piece: Piece | None = None
-    place: int = 0
-    """`from` of a chunk of text, `offset_samples` of a chunk of input."""
     reason: str | None = None
 
 
@@ -125,6 +123,12 @@ class History:
         """Note a message that has a turn."""
         if message.get("turn") is not None:
             self.add(_received(conversation, message, at_s))
+
+    def rename(self, before: str, conversation: str) -> None:
+        """A conversation of which no server knew a turn was begun again under another name."""
+        for place, event in enumerate(self.events):
+            if isinstance(event, Sent) and event.conversation == before:
+                self.events[place] = replace(event, conversation=conversation)
 
     def of(self, kind: type[Event]) -> Iterator[Any]:
         """The events of one kind."""

@@ -1,0 +1,104 @@
+"""A run: conversations, and one fault after another, each at a random place; then all is checked."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from tests.chaos.checker import Violation, check
+from tests.chaos.drive import converse
+from tests.chaos.faults import FAULTS, Fault
+from tests.chaos.history import History, Struck, now_s
+from tests.chaos.leftovers import Size, leftovers
+from tests.chaos.places import Place
+from tests.chaos.world import CALM_S, World, world
+from tests.conftest import eventually
+
+SEQS = range(1, 30)
+REACHED_WITHIN_S = 15.0
+"""A fault whose place no turn comes to in time strikes all the same."""
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a run. `deaths`: processes that ended though nobody killed them."""
+
+    history: History
+    violations: list[Violation]
+    deaths: list[str]
+
+
+def by_count(counts: Mapping[str, int], rng: random.Random) -> Iterator[Fault]:
+    """Each fault so many times, in random order."""
+    faults = [FAULTS[name] for name, count in counts.items() for _ in range(count)]
+    rng.shuffle(faults)
+    return iter(faults)
+
+
+def by_time(duration_s: float, rng: random.Random) -> Iterator[Fault]:
+    """All faults in random order, again and again, until the time is up."""
+    over_s = time.monotonic() + duration_s
+    while True:
+        faults = list(FAULTS.values())
+        rng.shuffle(faults)
+        for fault in faults:
+            if time.monotonic() > over_s:
+                return
+            yield fault
+
+
+async def run(
+    faults: Callable[[random.Random], Iterator[Fault]], *, seed: int, conversations: int, tell: Tell
+) -> Outcome:
+    """Break one thing after another while so many talk."""
+    async with world(seed) as broken:
+        new = [Size.of(edge) for edge in broken.of("edge")]
+        over = asyncio.Event()
+        talking = [
+            asyncio.create_task(
+                converse(broken, over, random.Random(f"{seed} {number}")), name=f"talk-{number}"
+            )
+            for number in range(conversations)
+        ]
+        try:
+            for number, fault in enumerate(faults(broken.rng), start=1):
+                place = await strike(broken, fault)
+                tell(f"{number:4} {fault.name:22} {place or 'nowhere'!s:14}")
+        finally:
+            over.set()
+        await asyncio.gather(*talking)
+        for left in await leftovers(broken, new):
+            broken.history.add(left)
+        return Outcome(broken.history, check(broken.history), broken.deaths)
+
+
+async def strike(world: World, fault: Fault) -> Place | None:
+    """Break it where a turn comes to a random place of a log, and wait until all is in order again."""
+    log, seq = world.rng.choice(fault.logs), world.rng.choice(SEQS)
+    place = await world.places.reached(log, seq, REACHED_WITHIN_S)
+    struck = Struck(now_s(), fault.name, str(place or "nowhere"), fails=fault.fails)
+    world.history.add(struck)
+    async with fault.break_(world, place):
+        await asyncio.sleep(fault.hold_s)
+    world.history.add(Struck(now_s(), fault.name, struck.place, over=True, fails=fault.fails))
+    await calm(world)
+    return place
+
+
+async def calm(world: World) -> None:
+    """Wait until every process serves, and every turn that was under way has ended."""
+    await world.ready()
+    busy = {speaker: speaker.turn for speaker in world.speakers.values() if not speaker.settled.is_set()}
+
+    def settled() -> bool:
+        return all(
+            speaker.turn != turn or speaker.settled.is_set() or speaker.lost()
+            for speaker, turn in busy.items()
+        )
+
+    await eventually(settled, "the turns under way have ended", CALM_S)
