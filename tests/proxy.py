@@ -126,7 +126,7 @@ class Proxy:
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # Where one of both sides is gone, the other is told.
-        with suppress(ConnectionError):
+        with suppress(OSError):
             from_server, to_server = await asyncio.open_connection(*self._upstream)
             lost = asyncio.Event()
             replying = asyncio.create_task(self._reply(from_server, writer, lost))
@@ -146,8 +146,8 @@ class Proxy:
                 await asyncio.wait([replying], timeout=CLOSING_S)
             finally:
                 replying.cancel()
+                to_server.transport.abort()  # First: what follows may be cancelled.
                 await asyncio.wait([replying])
-                to_server.transport.abort()
 
     async def _reply(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lost: asyncio.Event

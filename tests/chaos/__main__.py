@@ -6,16 +6,15 @@ Its exit status is 1 where a promise was not kept, or a control did not fail as 
 from __future__ import annotations
 
 import argparse
+import logging
 import random
 import sys
-import tempfile
 import time
 from functools import partial
-from pathlib import Path
 
 import uvloop
 
-from tests.chaos import campaign, report
+from tests.chaos import campaign, controls, report
 from tests.chaos.faults import FAULTS
 
 DURATION_S = 240.0
@@ -31,9 +30,11 @@ def main() -> int:
         "--faults", nargs="+", type=_counted, metavar="NAME=COUNT", help=f"only these: {', '.join(FAULTS)}"
     )
     parser.add_argument("--conversations", type=int, default=CONVERSATIONS, help="at once (%(default)s)")
+    parser.add_argument("--controls", action="store_true", help="break the rules too, one at a time")
     args = parser.parse_args()
     seed = random.randrange(1 << 32) if args.seed is None else args.seed
     print(f"seed {seed}")
+    logging.getLogger("shared.reader").setLevel(logging.ERROR)  # its interruptions are what is asked for
     if args.faults:
         faults = partial(campaign.by_count, dict(args.faults))
     else:
@@ -44,11 +45,19 @@ def main() -> int:
     print(f"\n\n{report.table(outcome.history)}\n")
     print(report.verdicts(outcome.history, outcome.violations, outcome.deaths))
     if outcome.violations:
-        path = Path(tempfile.mkdtemp(prefix="chaos-history-")) / "history.jsonl"
-        outcome.history.save(path)
-        print(f"the history: {path}")
-        return 1
-    return 0
+        print(f"history and logs: {outcome.kept}")
+    wrong = [_control(control) for control in controls.CONTROLS] if args.controls else []
+    return 1 if outcome.violations or any(wrong) else 0
+
+
+def _control(control: controls.Control) -> bool:
+    """Whether the checker missed a broken rule, or blamed another."""
+    outcome = uvloop.run(controls.run(control))
+    wrong = controls.verdict(control, outcome)
+    print(f"without its rule: {wrong or f'{control.rule}: {control.check}, as it must'}")
+    if wrong:
+        print(f"history and logs: {outcome.kept}")
+    return wrong is not None
 
 
 def _counted(text: str) -> tuple[str, int]:

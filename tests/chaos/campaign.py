@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.chaos.checker import Violation, check
 from tests.chaos.drive import converse
@@ -18,6 +21,9 @@ from tests.chaos.world import CALM_S, World, world
 from tests.conftest import eventually
 
 SEQS = range(1, 30)
+PUT_AWAY_S = 30.0
+"""How long it may take in the end until nothing is left."""
+
 REACHED_WITHIN_S = 15.0
 """A fault whose place no turn comes to in time strikes all the same."""
 
@@ -26,11 +32,15 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a run. `deaths`: processes that ended though nobody killed them."""
+    """What came of a run. `deaths`: processes that ended though nobody killed them.
+
+    `kept`: where the history of a run that failed is, and what the processes said.
+    """
 
     history: History
     violations: list[Violation]
     deaths: list[str]
+    kept: Path | None
 
 
 def by_count(counts: Mapping[str, int], rng: random.Random) -> Iterator[Fault]:
@@ -72,9 +82,21 @@ async def run(
         finally:
             over.set()
         await asyncio.gather(*talking)
-        for left in await leftovers(broken, new):
-            broken.history.add(left)
-        return Outcome(broken.history, check(broken.history), broken.deaths)
+        return await finish(broken, new)
+
+
+async def finish(world: World, new: Sequence[Size], *, within_s: float = PUT_AWAY_S) -> Outcome:
+    """Look what is left, now that nobody talks any more, and check all that happened: see `leftovers`."""
+    for left in await leftovers(world, new, within_s):
+        world.history.add(left)
+    violations = check(world.history)
+    kept = None
+    if violations:
+        kept = Path(tempfile.mkdtemp(prefix="chaos-kept-"))
+        world.history.save(kept / "history.jsonl")
+        for log in world.folder.glob("*.log"):
+            shutil.copy(log, kept)
+    return Outcome(world.history, violations, world.deaths, kept)
 
 
 async def strike(world: World, fault: Fault) -> Place | None:

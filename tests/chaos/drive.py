@@ -81,6 +81,7 @@ class Speaker:
         self._refused = False
         self._named = ""
         self._lost: Exception | None = None
+        self._spoilt = False
         self._client: ParleyClient
         self._stack = AsyncExitStack()
         self.settled.set()
@@ -125,7 +126,7 @@ class Speaker:
 
     def lost(self) -> bool:
         """Whether the conversation cannot go on."""
-        return self._lost is not None
+        return self._lost is not None or self._spoilt
 
     # ---- turns
 
@@ -156,7 +157,7 @@ class Speaker:
             self._refused = False
             await self._utter(plan)
             await self._wait(lambda: self._refused or self._messages.get(self.turn, 0) > 0)
-            if not self._refused:
+            if not self._refused or self._messages.get(self.turn, 0):
                 return
             await asyncio.sleep(AGAIN_S)
 
@@ -170,6 +171,9 @@ class Speaker:
             return await self._client.send_audio(pcm, ends=True, streaming=False)
         step = CHUNK_MS * INPUT_RATE * SAMPLE_BYTES // 1000
         for start in range(0, len(pcm), step):
+            if self.turn in self._ended:
+                self._spoilt = True  # What is on its way already begins a turn that nobody meant.
+                return
             piece, ends = pcm[start : start + step], start + step >= len(pcm)
             amount = len(piece) // SAMPLE_BYTES
             self._world.history.add(Sent(now_s(), self.conversation, self.name, self.turn, "audio", amount))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,7 @@ from tests.chaos.history import Left, now_s
 from tests.chaos.world import World
 from tests.stack import Process
 
-LOOKS, LOOK_S = 60, 0.5
-"""How often, and each how many seconds later, it is looked: the last turns are still being put away."""
+LOOK_S = 0.5
 
 FILES = 4
 """A process may have so many more files open than when it was new: connections come and go."""
@@ -41,17 +40,16 @@ class Size:
         return cls(len(list((folder / "fd").iterdir())), int(line.split()[1]) / 1024)
 
 
-async def leftovers(world: World, new: Iterable[Size]) -> list[Left]:
-    """What is still there after a while, though every conversation has ended. `new`: edges at their start."""
-    sizes = list(new)
-    for _ in range(LOOKS):
-        if not (found := await _found(world, sizes)):
+async def leftovers(world: World, new: Sequence[Size], within_s: float) -> list[Left]:
+    """What is still there after so long, though every conversation has ended. `new`: edges at their start."""
+    for _ in range(1 + int(within_s / LOOK_S)):
+        if not (found := await _found(world, new)):
             break
         await asyncio.sleep(LOOK_S)
     return found
 
 
-async def _found(world: World, new: list[Size]) -> list[Left]:
+async def _found(world: World, new: Sequence[Size]) -> list[Left]:
     at_s = now_s()
     found = [Left(at_s, what, *turn) for role in Role for what, turn in await _work(world, role)]
     if waiting := await world.store.call("LLEN", batch_key()):
