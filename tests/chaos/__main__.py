@@ -42,7 +42,7 @@ def main() -> int:
     outcome = uvloop.run(
         campaign.run(faults, seed=seed, conversations=args.conversations, tell=_tell(time.monotonic()))
     )
-    print(f"\n\n{report.table(outcome.history)}\n")
+    print(f"\n\n{report.table(outcome.history, outcome.violations)}\n")
     print(report.verdicts(outcome.history, outcome.violations, outcome.deaths))
     if outcome.violations:
         print(f"history and logs: {outcome.kept}")

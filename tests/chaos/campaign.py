@@ -77,7 +77,7 @@ async def run(
         ]
         try:
             for number, fault in enumerate(faults(broken.rng), start=1):
-                place = await strike(broken, fault)
+                place = await strike(broken, fault, random.Random(f"{seed} fault {number}"))
                 tell(f"{number:4} {fault.name:22} {place or 'nowhere'!s:14}")
         finally:
             over.set()
@@ -99,9 +99,9 @@ async def finish(world: World, new: Sequence[Size], *, within_s: float = PUT_AWA
     return Outcome(world.history, violations, world.deaths, kept)
 
 
-async def strike(world: World, fault: Fault) -> Place | None:
+async def strike(world: World, fault: Fault, rng: random.Random) -> Place | None:
     """Break it where a turn comes to a random place of a log, and wait until all is in order again."""
-    log, seq = world.rng.choice(fault.logs), world.rng.choice(SEQS)
+    log, seq = rng.choice(fault.logs), rng.choice(SEQS)
     place = await world.places.reached(log, seq, REACHED_WITHIN_S)
     struck = Struck(now_s(), fault.name, str(place or "nowhere"), fails=fault.fails)
     world.history.add(struck)

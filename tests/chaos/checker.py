@@ -22,15 +22,15 @@ What is left of a turn that is convicted already is no second violation.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from shared.wire import Address, Log
 from tests.chaos import payload
 from tests.chaos.history import History, Left, Lost, Read, Received, Sent, Struck
 from tests.chaos.payload import Piece
+from tests.chaos.turns import ANSWER, WHOLE, Turn, ends, texts, turns_of
 from workers.llm.engines.scripted import Heard
 from workers.tts.engines.scripted import hash_of
 
@@ -39,11 +39,8 @@ CHECKS = (
     "failed-turn", "spliced", "leftovers",
 )  # fmt: skip
 
-ANSWER = frozenset({"token_chunk", "semantic_chunk", "sequential_audio"})
-WHOLE = frozenset({"chunked_streaming_complete", "audio_response"})
-
-GRACE_S = 40.0
-"""How long after a fault a turn may still end by what it did: the edge's deadline, and some."""
+GRACE_S = 5.0
+"""How long after a fault a turn may still begin that is hit by it; its end may come much later."""
 
 POISON = "poison"
 """A typed turn with this word kills whoever answers it: it has to end by an error."""
@@ -75,39 +72,9 @@ Found = Iterator[tuple[str, str]]
 """Names of checks, and what was found."""
 
 
-@dataclass
-class _Turn:
-    conversation: str
-    number: int
-    said: Sent | None = None
-    begun_s: float = 0.0
-    messages: list[Received] = field(default_factory=list)
-    reads: dict[Log, list[Read]] = field(default_factory=lambda: defaultdict(list))
-    cut: bool = False
-    """Whether the user spoke over it, or stopped it."""
-
-    @property
-    def endings(self) -> list[Received]:
-        return [message for message in self.messages if ends(message)]
-
-    @property
-    def ended(self) -> str:
-        """The kind of its last message."""
-        return self.endings[0].kind if self.endings else ""
-
-    def told(self, kind: str) -> list[str]:
-        """The texts of all messages of a kind."""
-        return [message.text or "" for message in self.messages if message.kind == kind]
-
-    def chunks(self) -> list[str]:
-        """Its semantic chunks, as far as anybody knows them."""
-        logged = (_texts(read, "semantic") for read in self.reads[Log.TEXT])
-        return max([self.told("semantic_chunk"), *logged], key=len)
-
-
 def check(history: History) -> list[Violation]:
     """Every violation, the first of each check for each turn."""
-    turns = _turns(history)
+    turns = turns_of(history)
     found = [
         Violation(name, turn.conversation, turn.number, detail)
         for turn in turns.values()
@@ -123,13 +90,6 @@ def check(history: History) -> list[Violation]:
     ]
     once = {(each.check, each.conversation, each.turn): each for each in reversed(found)}
     return sorted(once.values(), key=lambda each: (each.conversation, each.turn, CHECKS.index(each.check)))
-
-
-def ends(message: Received) -> bool:
-    """Whether this is a turn's last message."""
-    if message.kind == "error":
-        return message.address is not None
-    return message.kind in WHOLE or message.kind == "audio_interrupted"
 
 
 def spans(found: Sequence[Span | None], length: int | None = None) -> Found:
@@ -159,31 +119,6 @@ def spans(found: Sequence[Span | None], length: int | None = None) -> Found:
         yield "lost-output", f"{reached} to {length} is missing"
 
 
-def _turns(history: History) -> dict[tuple[str, int], _Turn]:
-    turns: dict[tuple[str, int], _Turn] = {}
-
-    def turn_of(conversation: str, number: int) -> _Turn:
-        return turns.setdefault((conversation, number), _Turn(conversation, number))
-
-    for event in history.events:
-        match event:
-            case Sent(kind="interrupt"):
-                turn_of(event.conversation, event.turn).cut = True
-            case Sent():
-                turn = turn_of(event.conversation, event.turn)
-                turn.begun_s = turn.begun_s or event.at_s
-                if event.kind != "audio":
-                    turn.said = event
-                before = turns.get((event.conversation, event.turn - 1))
-                if before is not None and not before.endings:
-                    before.cut = True
-            case Received():
-                turn_of(event.conversation, event.turn).messages.append(event)
-            case Read():
-                turn_of(event.conversation, event.turn).reads[Log(event.log)].append(event)
-    return turns
-
-
 def _windows(history: History) -> list[tuple[float, float]]:
     """When something was broken that may cost a turn, with the time in which that may still show."""
     windows: list[tuple[float, float]] = []
@@ -196,7 +131,7 @@ def _windows(history: History) -> list[tuple[float, float]]:
     return windows + [(begun_s, math.inf) for begun_s in since_s.values()]
 
 
-def _of_turn(turn: _Turn, windows: Sequence[tuple[float, float]]) -> Found:
+def _of_turn(turn: Turn, windows: Sequence[tuple[float, float]]) -> Found:
     yield from _endings(turn, windows)
     for reads in turn.reads.values():
         for read in reads:
@@ -209,7 +144,7 @@ def _of_turn(turn: _Turn, windows: Sequence[tuple[float, float]]) -> Found:
         yield from _order(turn)
 
 
-def _endings(turn: _Turn, windows: Sequence[tuple[float, float]]) -> Found:
+def _endings(turn: Turn, windows: Sequence[tuple[float, float]]) -> Found:
     if not turn.endings:
         if turn.said is not None:
             yield "no-ending", "nothing says that it ended"
@@ -237,10 +172,10 @@ def _structure(read: Read) -> Found:
             yield "spliced", f"{read.log} has another writer at {after.seq}, which never took it"
 
 
-def _answered(turn: _Turn, wanted: tuple[str, ...]) -> Found:
+def _answered(turn: Turn, wanted: tuple[str, ...]) -> Found:
     """The words, as they were told and as they stand in the log, and the chunks made of them."""
     streams = [(turn.told("token_chunk"), turn.ended == "chunked_streaming_complete")]
-    streams += [(_texts(read, "token"), _is_whole(read)) for read in turn.reads[Log.TEXT]]
+    streams += [(texts(read, "token"), _is_whole(read)) for read in turn.reads[Log.TEXT]]
     for tokens, is_whole in streams:
         if tokens and tokens[0].startswith("Heard ") and tokens[0] != wanted[0]:
             yield _misheard(tokens[0], wanted[0])
@@ -248,7 +183,7 @@ def _answered(turn: _Turn, wanted: tuple[str, ...]) -> Found:
         yield from spans(_places(tokens, wanted), len(wanted) if is_whole else None)
     reply = "".join(wanted)
     streams = [(turn.told("semantic_chunk"), turn.ended == "chunked_streaming_complete")]
-    streams += [(_texts(read, "semantic"), _is_whole(read)) for read in turn.reads[Log.TEXT]]
+    streams += [(texts(read, "semantic"), _is_whole(read)) for read in turn.reads[Log.TEXT]]
     for chunks, is_whole in streams:
         yield from spans([_found(chunk, reply) for chunk in chunks], len(reply) if is_whole else None)
     if turn.ended in WHOLE and turn.endings[0].text != reply:
@@ -262,7 +197,7 @@ def _misheard(told: str, wanted: str) -> tuple[str, str]:
     return name, f"the engine says {told!r} of what was {wanted!r}"
 
 
-def _spoken(turn: _Turn) -> Found:
+def _spoken(turn: Turn) -> Found:
     """The samples, as they were told and as they stand in the log."""
     lengths = [payload.samples_of(chunk) for chunk in turn.chunks()]
     starts, owner = [0, *accumulate(lengths)], hash_of(turn.conversation)
@@ -283,7 +218,7 @@ def _spoken(turn: _Turn) -> Found:
         yield from spans(found, starts[-1] if is_whole else None)
 
 
-def _input(turn: _Turn, said: Sent) -> Found:
+def _input(turn: Turn, said: Sent) -> Found:
     """What was said, as it stands in the log."""
     owner = hash_of(said.speaker)
     for read in turn.reads[Log.AUDIO]:
@@ -299,7 +234,7 @@ def _input(turn: _Turn, said: Sent) -> Found:
             yield name.replace("lost-output", "lost-input"), f"audio: {detail}"
 
 
-def _order(turn: _Turn) -> Found:
+def _order(turn: Turn) -> Found:
     """The addresses that messages carry, and where those are in order, the counters."""
     is_clean = True
     for log in (Log.TEXT, Log.SPEECH):
@@ -333,10 +268,6 @@ def _overtakings(history: History) -> list[Violation]:
                 found.append(Violation("out-of-order", message.conversation, message.turn, detail))
             playing[message.conversation] = max(now, message.turn)
     return found
-
-
-def _texts(read: Read, kind: str) -> list[str]:
-    return [line.text or "" for line in read.lines if line.kind == kind]
 
 
 def _is_whole(read: Read) -> bool:

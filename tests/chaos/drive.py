@@ -92,7 +92,7 @@ class Speaker:
             url = self._world.stack.url(edge)
             self.proxies[url] = await self._stack.enter_async_context(Proxy(url))
         urls = [f"ws://127.0.0.1:{proxy.port}/ws" for proxy in self.proxies.values()]
-        self._world.rng.shuffle(urls)
+        random.Random(self.name).shuffle(urls)
         self._client = ParleyClient(urls, on_receive=self._receive)
         await self._stack.enter_async_context(self._client)
         await self._client.configure(**self._settings)

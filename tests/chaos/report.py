@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from tests.chaos.checker import ANSWER, Violation, ends
+from tests.chaos.checker import Violation
 from tests.chaos.history import History, Received, Sent, Struck
+from tests.chaos.turns import ANSWER, ends
 
 AFTER_S = 5.0
 """How long after a fault a pause is put down to it."""
+
+
+COLUMNS = {
+    "lost": {"lost-input", "lost-output", "no-ending"},
+    "doubled": {"doubled", "two-endings"},
+    "disordered": {"out-of-order", "crossed", "spliced"},
+    "failed": {"failed-turn"},
+}
+"""The checks that are counted together."""
 
 
 @dataclass
 class _Row:
     times: int = 0
     stages: Counter[str] = field(default_factory=Counter)
+    checks: Counter[str] = field(default_factory=Counter)
     pause_s: float = 0.0
-    failed: int = 0
+    errors: int = 0
 
 
-def table(history: History) -> str:
-    """Fault, times, where it hit, the longest pause of an answer, turns that ended by an error."""
+def table(history: History, violations: Sequence[Violation]) -> str:
+    """A row for each fault: how often and where it hit, the longest pause of an answer, what became of turns.
+
+    What came of a turn is put down to the last fault before its end.
+    """
     rows: defaultdict[str, _Row] = defaultdict(_Row)
     windows = list(_windows(history))
     for struck, _ in windows:
@@ -34,17 +49,32 @@ def table(history: History) -> str:
         for struck, over_s in windows:
             if begun_s <= over_s and struck.at_s <= ended_s:
                 rows[struck.fault].pause_s = max(rows[struck.fault].pause_s, ended_s - begun_s)
+    ended: dict[tuple[str, int], float] = {}
     for message in history.of(Received):
+        ended[message.conversation, message.turn] = message.at_s
         if message.kind == "error" and message.turn:
-            hit = [struck.fault for struck, over_s in windows if struck.at_s <= message.at_s]
-            if hit:
-                rows[hit[-1]].failed += 1
-    lines = [f"{'fault':22} {'times':>5} {'longest pause':>14} {'errors':>7}  hit at"]
-    for name in sorted(rows):
-        row = rows[name]
-        stages = ", ".join(f"{stage} {count}" for stage, count in row.stages.most_common())
-        lines.append(f"{name:22} {row.times:5} {row.pause_s:12.2f} s {row.failed:7}  {stages}")
-    return "\n".join(lines)
+            rows[_before(windows, message.at_s)].errors += 1
+    for violation in violations:
+        at_s = ended.get((violation.conversation, violation.turn), math.inf)
+        rows[_before(windows, at_s)].checks[violation.check] += 1
+    width = max(map(len, rows), default=0)
+    head = " ".join(f"{name:>{max(5, len(name))}}" for name in COLUMNS)
+    lines = [f"{'fault':{width}} times  longest pause {head} errors  hit at"]
+    return "\n".join([*lines, *(_line(f"{name:{width}}", rows[name]) for name in sorted(rows))])
+
+
+def _line(name: str, row: _Row) -> str:
+    counts = " ".join(
+        f"{sum(row.checks[check] for check in checks):{max(5, len(column))}}"
+        for column, checks in COLUMNS.items()
+    )
+    stages = ", ".join(f"{stage} {count}" for stage, count in row.stages.most_common())
+    return f"{name} {row.times:5} {row.pause_s:12.2f} s {counts} {row.errors:6}  {stages}"
+
+
+def _before(windows: Sequence[tuple[Struck, float]], at_s: float) -> str:
+    """The last fault that struck before."""
+    return next((struck.fault for struck, _ in reversed(windows) if struck.at_s <= at_s), "(none)")
 
 
 def verdicts(history: History, violations: Sequence[Violation], deaths: Sequence[str]) -> str:
