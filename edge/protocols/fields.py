@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 
 from shared.errors import ClientError
@@ -56,48 +57,71 @@ def flag(value: object) -> bool:
     return value
 
 
-def integer(low: int, high: int) -> Check:
+@dataclass(frozen=True, slots=True)
+class Integer:
     """A whole number from `low` to `high`, both included; a boolean is none."""
 
-    def check(value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise unfit(f"a whole number from {low} to {high}", value)
+    low: int
+    high: int
+
+    def __call__(self, value: object) -> int:
+        """The number."""
+        if isinstance(value, bool) or not isinstance(value, int) or not self.low <= value <= self.high:
+            raise unfit(f"a whole number from {self.low} to {self.high}", value)
         return value
 
-    return check
 
-
-def number(low: float, high: float, *, above: bool = False) -> Check:
+@dataclass(frozen=True, slots=True)
+class Number:
     """A finite number from `low` to `high`, both included; `above`: `low` itself is too little."""
-    expected = f"a number above {low} and up to {high}" if above else f"a number from {low} to {high}"
 
-    def check(value: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise unfit(expected, value)
+    low: float
+    high: float
+    above: bool = False
+
+    def __call__(self, value: object) -> float:
+        """The number, as a float."""
         # Compared before it is converted: an integer may be too large for a float. NaN fails both.
-        if not low <= value <= high or (above and value == low):
-            raise unfit(expected, value)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self._holds(value):
+            raise unfit(self._expected, value)
         return float(value)
 
-    return check
+    def _holds(self, value: float) -> bool:
+        return self.low <= value <= self.high and not (self.above and value == self.low)
+
+    @property
+    def _expected(self) -> str:
+        if self.above:
+            return f"a number above {self.low} and up to {self.high}"
+        return f"a number from {self.low} to {self.high}"
 
 
-def text(shortest: int, longest: int, *, blank: bool = True) -> Check:
-    """A string of that many characters, of whole characters only; `blank`: white space alone will do."""
-    expected = f"a string of {shortest} to {longest} characters"
+@dataclass(frozen=True, slots=True)
+class String:
+    """From `shortest` to `longest` characters, whole ones only; `blank`: white space alone will do."""
 
-    def check(value: object) -> str:
+    shortest: int
+    longest: int
+    blank: bool = True
+
+    def __call__(self, value: object) -> str:
+        """The string."""
         if not isinstance(value, str):
-            raise unfit(expected, value)
-        if not shortest <= len(value) <= longest:
-            raise ClientError("bad_message", f"expected {expected}, got one of {len(value)}")
+            raise unfit(self._expected, value)
+        if not self.shortest <= len(value) <= self.longest:
+            raise self._unfit(f"one of {len(value)}")
         if not _is_utf8(value):
-            raise ClientError("bad_message", f"expected {expected}, got one with half a surrogate pair")
-        if not blank and not value.strip():
-            raise ClientError("bad_message", f"expected {expected}, got nothing but white space")
+            raise self._unfit("one with half a surrogate pair")
+        if not self.blank and not value.strip():
+            raise self._unfit("nothing but white space")
         return value
 
-    return check
+    def _unfit(self, got: str) -> ClientError:
+        return ClientError("bad_message", f"expected {self._expected}, got {got}")
+
+    @property
+    def _expected(self) -> str:
+        return f"a string of {self.shortest} to {self.longest} characters"
 
 
 def _is_utf8(value: str) -> bool:
@@ -108,17 +132,19 @@ def _is_utf8(value: str) -> bool:
     return True
 
 
-def choice(options: type[StrEnum]) -> Check:
+@dataclass(frozen=True, slots=True)
+class Choice:
     """One of the values of an enumeration."""
-    by_name: dict[object, StrEnum] = {option.value: option for option in options}
-    expected = " or ".join(f"'{name}'" for name in by_name)
 
-    def check(value: object) -> StrEnum:
-        if not isinstance(value, str) or value not in by_name:
-            raise unfit(expected, value)
-        return by_name[value]
+    options: type[StrEnum]
 
-    return check
+    def __call__(self, value: object) -> StrEnum:
+        """The member of the enumeration."""
+        try:
+            # Only a string: an enumeration takes its own members too, and looks others up by their hash.
+            return self.options(value if isinstance(value, str) else "")
+        except ValueError:
+            raise unfit(" or ".join(f"'{option}'" for option in self.options), value) from None
 
 
 def address(value: object) -> Address | None:

@@ -19,15 +19,15 @@ from edge.protocols.encoding import Encoding, encode, parse
 from edge.protocols.fields import (
     MAX_INT,
     Check,
+    Choice,
+    Integer,
+    Number,
+    String,
     address,
     base64_audio,
-    choice,
     flag,
-    integer,
-    number,
     raw_audio,
     shown,
-    text,
     unfit,
 )
 from edge.protocols.turn_detection import TurnDetection, silence_ms, turn_detection
@@ -211,7 +211,7 @@ def decode(data: str | bytes, encoding: Encoding, max_bytes: int) -> ClientMessa
     kind = raw.get("type")
     if not isinstance(kind, str):
         raise ClientError("bad_message", f"type: {unfit('a string', kind).message}")
-    shape = _SHAPES[encoding].get(kind)
+    shape = SHAPES[encoding].get(kind)
     if shape is None:
         raise ClientError("unknown_type", f"type: no message is called {shown(kind)}")
     values: dict[str, object] = {}
@@ -229,7 +229,8 @@ def decode(data: str | bytes, encoding: Encoding, max_bytes: int) -> ClientMessa
     return shape.make(**values)
 
 
-def _after(value: object) -> dict[str, Address | None]:
+def after(value: object) -> dict[str, Address | None]:
+    """What a client holds of each log: a map with an address, or none, for `text` and for `speech`."""
     if not isinstance(value, dict):
         raise unfit("a map with 'text' and 'speech'", value)
     found: dict[str, Address | None] = {}
@@ -259,68 +260,71 @@ def _make_resume(
 
 
 @dataclass(frozen=True, slots=True)
-class _Shape:
+class Shape:
+    """One message: the checks of its fields, those that must be there, and what is made of them."""
+
     make: Callable[..., ClientMessage]
     fields: Mapping[str, Check]
     required: tuple[str, ...] = ()
 
 
-def _shapes(audio: Check) -> dict[str, _Shape]:
+def _shapes(audio: Check) -> dict[str, Shape]:
     """Every message with its fields and their bounds; `audio` is how the encoding carries samples."""
-    prompt = text(0, MAX_TEXT)
-    name = text(0, MAX_NAME)
-    speed = number(0.5, 2.0)
-    played_ms = number(0.0, DAY_MS)
+    prompt = String(0, MAX_TEXT)
+    name = String(0, MAX_NAME)
+    speed = Number(0.5, 2.0)
+    played_ms = Number(0.0, DAY_MS)
     configure: dict[str, Check] = {
         "voice": name,
         "language": name,
         "speed": speed,
         "prompt": prompt,
-        "input_format": choice(InputFormat),
-        "input_sample_rate": integer(8000, 192_000),
-        "output_format": choice(OutputFormat),
+        "input_format": Choice(InputFormat),
+        "input_sample_rate": Integer(8000, 192_000),
+        "output_format": Choice(OutputFormat),
         "turn_detection": turn_detection,
         "silence_ms": silence_ms,
         "interrupt": flag,
         "echo_cancelled": flag,
-        "pacing": choice(Pacing),
-        "max_reply_tokens": integer(1, 4096),
-        "temperature": number(0.0, 2.0),
-        "top_p": number(0.0, 1.0, above=True),
-        "seed": integer(0, MAX_INT),
+        "pacing": Choice(Pacing),
+        "max_reply_tokens": Integer(1, 4096),
+        "temperature": Number(0.0, 2.0),
+        "top_p": Number(0.0, 1.0, above=True),
+        "seed": Integer(0, MAX_INT),
     }
     audio_chunk: dict[str, Check] = {
         "audio_data": audio,
-        "chunk_id": text(1, MAX_ID),
-        "mode": choice(Mode),
+        "chunk_id": String(1, MAX_ID),
+        "mode": Choice(Mode),
         "streaming": flag,
         "prompt": prompt,
         "voice": name,
         "speed": speed,
         "end_of_utterance": flag,
-        "offset_samples": integer(0, MAX_INT),
+        "offset_samples": Integer(0, MAX_INT),
     }
-    playback: dict[str, Check] = {"turn": integer(1, MAX_INT), "played_ms": played_ms}
+    playback: dict[str, Check] = {"turn": Integer(1, MAX_INT), "played_ms": played_ms}
     resume: dict[str, Check] = {
-        "conversation_id": text(1, MAX_ID),
-        "resume_token": text(1, MAX_ID),
-        "after": _after,
+        "conversation_id": String(1, MAX_ID),
+        "resume_token": String(1, MAX_ID),
+        "after": after,
     }
     return {
-        "configure": _Shape(Configure, configure),
-        "audio_chunk": _Shape(_make_audio_chunk, audio_chunk),
-        "end_of_utterance": _Shape(EndOfUtterance, {}),
-        "text": _Shape(Text, {"text": text(1, MAX_TEXT, blank=False)}, ("text",)),
-        "user_interrupt": _Shape(UserInterrupt, {"played_ms": played_ms}),
-        "playback": _Shape(Playback, playback, ("turn", "played_ms")),
-        "resume": _Shape(_make_resume, resume, ("conversation_id", "resume_token")),
-        "bye": _Shape(Bye, {}),
-        "ping": _Shape(Ping, {}),
-        "status": _Shape(Status, {}),
+        "configure": Shape(Configure, configure),
+        "audio_chunk": Shape(_make_audio_chunk, audio_chunk),
+        "end_of_utterance": Shape(EndOfUtterance, {}),
+        "text": Shape(Text, {"text": String(1, MAX_TEXT, blank=False)}, ("text",)),
+        "user_interrupt": Shape(UserInterrupt, {"played_ms": played_ms}),
+        "playback": Shape(Playback, playback, ("turn", "played_ms")),
+        "resume": Shape(_make_resume, resume, ("conversation_id", "resume_token")),
+        "bye": Shape(Bye, {}),
+        "ping": Shape(Ping, {}),
+        "status": Shape(Status, {}),
     }
 
 
-_SHAPES: dict[Encoding, dict[str, _Shape]] = {
+SHAPES: dict[Encoding, dict[str, Shape]] = {
     Encoding.JSON: _shapes(base64_audio),
     Encoding.MSGPACK: _shapes(raw_audio),
 }
+"""The schema: every message of a client by its type."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any
 
 from edge.endpointing import ServerVad, Silence
-from edge.protocols.fields import Check, choice, number, unfit
+from edge.protocols.fields import Check, Choice, Number, unfit
 from shared.errors import ClientError
 
 
@@ -26,7 +26,7 @@ def turn_detection(value: object) -> ServerVad | TurnDetection:
     if _TYPE(given.get("type")) is TurnDetection.NONE:
         return TurnDetection.NONE
     values: dict[str, Any] = {}
-    for name, check in _SERVER_VAD.items():
+    for name, check in SERVER_VAD.items():
         if given.get(name) is not None:
             try:
                 values[name] = check(given[name])
@@ -41,15 +41,16 @@ def silence_ms(value: object) -> float | Silence:
         return Silence.AUTO
     if isinstance(value, str):
         raise unfit("'auto' or a number of milliseconds", value)
-    return cast(float, _SILENCE_MS(value))
+    return SILENCE_MS(value)
 
 
-_TYPE = choice(TurnDetection)
-_SILENCE_MS = number(100.0, 10_000.0)
-_SERVER_VAD: dict[str, Check] = {
-    "threshold": number(0.0, 1.0, above=True),
-    "prefix_padding_ms": number(0.0, 2000.0),
+_TYPE = Choice(TurnDetection)
+SILENCE_MS = Number(100.0, 10_000.0)
+SERVER_VAD: dict[str, Check] = {
+    "threshold": Number(0.0, 1.0, above=True),
+    "prefix_padding_ms": Number(0.0, 2000.0),
     "silence_ms": silence_ms,
-    "pause_ms": number(50.0, 10_000.0),
-    "min_speech_ms": number(0.0, 2000.0),
+    "pause_ms": Number(50.0, 10_000.0),
+    "min_speech_ms": Number(0.0, 2000.0),
 }
+"""The settings in a map, beside its `type`."""
