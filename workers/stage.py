@@ -224,7 +224,9 @@ class Stage:
     def _counts(self) -> dict[str, int]:
         """What is announced beside the number of turns. Called by the heartbeat's thread."""
         computing = sum(held.attempts.computing for held in list(self._held.values()))
-        return {"attached": self.attached, "computing": computing, **self._handler.counts()}
+        attached = self.attached
+        kept = max(0, len(self._held) - attached)
+        return {"attached": attached, "kept": kept, "computing": computing, **self._handler.counts()}
 
     def _lose_soon(self, loop: asyncio.AbstractEventLoop) -> Callable[[str], None]:
         def lose_soon(claim_id: str) -> None:

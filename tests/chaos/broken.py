@@ -50,7 +50,7 @@ def group_at_the_end() -> None:
 def no_buffer() -> None:
     """A writer has nothing but what it is just about to write: what Redis forgot is not written again."""
 
-    async def write_from(self: LogWriter, seq: int) -> None:
+    async def write_from(self: LogWriter, seq: int) -> bool:
         while seq < len(self.entries):
             verdict, next_seq = await self._ask("parley_append_1", self._keys, self._append_args(seq))
             if verdict is Verdict.GAP:
@@ -60,6 +60,7 @@ def no_buffer() -> None:
                     for place, entry in enumerate(at_hand)
                 ]
             seq = next_seq
+        return True
 
     LogWriter._write_from = write_from  # type: ignore[method-assign]
 
