@@ -19,7 +19,7 @@ import msgpack
 from shared.errors import StoreError, StoryForked
 from shared.log import log_of, read_log
 from shared.store import Pushes, Store
-from shared.wire import Address, Entry
+from shared.wire import Address, Entry, Take
 
 log = logging.getLogger(__name__)
 
@@ -175,6 +175,9 @@ class Cursor:
         self._store = store
         self._held = after
         self._held_entry: Entry | None = None
+        self._told = after
+        self._told_entry: Entry | None = None
+        """The last one held that is more than a take."""
         self._ready: deque[Entry] = deque()
         self._behind = True
         self._stale = False
@@ -251,6 +254,8 @@ class Cursor:
 
     def _accept(self, entry: Entry) -> None:
         self._held, self._held_entry = entry.address, entry
+        if not isinstance(entry.payload, Take):
+            self._told, self._told_entry = entry.address, entry
         self._ready.append(entry)
 
     async def _repair(self) -> None:
@@ -258,6 +263,11 @@ class Cursor:
         self._stale = False  # until something comes that this read may not have seen
         try:
             found = await read_log(self._store, self.key, self._held, count=PAGE_ENTRIES)
+            held = self._held_entry
+            if held is not None and isinstance(held.payload, Take) and not (found and found[0] == held):
+                # A take tells nothing, so nothing is lost with it: go on behind what was told before.
+                self._held, self._held_entry = self._told, self._told_entry
+                found = await read_log(self._store, self.key, self._held, count=PAGE_ENTRIES)
             if self._held_entry is not None:
                 found = await self._verified(self._held_entry, found)
         except StoreError as error:

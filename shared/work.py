@@ -196,8 +196,8 @@ class Announcement:
 
         `attached`: if it is counted, the turns that are still to be done, instead of all claims. `kept`: the
         other claims, on turns that are done. `computing`: those whose engine is at work. `started_ahead`,
-        `wasted_starts`: answers that were begun at a pause since the worker began, and those of them that were
-        thrown away.
+        `wasted_starts`: answers that were begun at a pause since the worker began, and those of them that
+        were thrown away.
         """
         return json.dumps(
             {

@@ -11,7 +11,7 @@ from shared.errors import StoryForked
 from shared.log import close_turn, trim_log
 from shared.reader import Reader
 from shared.store import Store
-from shared.wire import Address, Closed, new_tag
+from shared.wire import Address, Closed, Take, new_tag
 from tests.conftest import eventually
 from tests.proxy import Proxy
 from tests.shared.reading import START, read, read_turns, reading, subscribed
@@ -157,6 +157,30 @@ async def test_another_story_where_one_was_delivered_is_a_forked_story(store: St
     await second.append(*tokens(20, 25))
     with pytest.raises(StoryForked):
         await following
+
+
+@pytest.mark.parametrize("told", [0, 3])
+@pytest.mark.parametrize("takes", [1, 2])
+async def test_a_take_that_was_lost_and_made_by_another_is_no_fork(
+    store: Store, reader: Reader, told: int, takes: int
+) -> None:
+    key = new_log()
+    cursor = reader.follow(key, START)
+    await writer(store, key).append(*tokens(0, 2), END)
+    first = writer(store, key, 2)
+    if told:
+        await first.append(*tokens(0, told))
+    for _ in range(takes):
+        await writer(store, key, 2).take("claim")
+    await read(cursor, 3 + told + takes)
+    await forget_from(store, key, Address(2, told))
+    second = writer(store, key, 2)
+    await second.take("claim")
+    await second.append(*tokens(told, 5), END)
+    following = asyncio.create_task(read_turns(cursor, 2))
+    cursor.look()
+    found = [entry for entry in await following if not isinstance(entry.payload, Take)]
+    assert found == [entry for entry in await standing(store, key) if entry.address > Address(2, told)]
 
 
 async def test_a_fork_is_seen_though_the_next_push_fits(store: Store) -> None:
