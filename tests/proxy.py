@@ -71,6 +71,11 @@ class Proxy:
         return f"redis://127.0.0.1:{self.port}"
 
     @property
+    def connected(self) -> bool:
+        """Whether a client has not hung up yet."""
+        return bool(self._connections)
+
+    @property
     def losing(self) -> bool:
         """Whether a reply that is to be lost has not come yet."""
         return self._losing > 0 or self._losing_to != b""

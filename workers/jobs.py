@@ -4,13 +4,14 @@
     event loop in a thread: Store, Reader ─> Answering ─> text, speech
 
 Its death costs a turn nothing but time: its next life enqueues again what it held, and so does the edge that
-waits, if there is none.
+waits, if there is none. An error of Redis is to rq a death, and here a pause: the engines stay.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import socket
@@ -48,6 +49,9 @@ T = TypeVar("T")
 LOOK_S = 0.1
 """How often it is looked, while a job runs, whether the process drains."""
 
+AGAIN_S = 0.5
+"""The pause before Redis is tried again that did not answer, or refused."""
+
 KEEP_S = 10.0
 """How often rq is told, while a job runs, that it does."""
 
@@ -82,6 +86,7 @@ class Jobs:
         self._url = url
         self._name = name
         self._drain_until: float | None = None
+        self._said_at = -math.inf
         self._orders: Orders | None = None
         self._running: str | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -96,37 +101,31 @@ class Jobs:
         if self._orders is not None:
             self._orders.drain()
 
-    def run(self) -> bool:
-        """Work until `drain`; false if rq gave up before. Blocks. Raises `StoreError`."""
+    def run(self) -> None:
+        """Work until `drain`. Blocks."""
         if not self._reach_redis():
-            return True
+            return
         with _loop_in_a_thread() as self._loop, connect(self._url) as connection:
             self._submit(self._set_up()).result()
-            orders = self._orders = Orders(connection, self._name, self._answer)
-            if self._drain_until is not None:
-                orders.drain()
             self._heartbeat.start()
             log.info("ready: %s", self._heartbeat.announcement.reason)
             try:
-                orders.work(logging_level="WARNING")
-            except redis.RedisError as error:
-                raise StoreError(f"Redis does not answer: {error}") from error
+                while self._reach_redis():
+                    self._take_orders(connection)
             finally:
                 self._heartbeat.stop()
-        return orders.draining
 
     def _reach_redis(self) -> bool:
-        """Wait for Redis, and enqueue again what the dead process of this name left; false on drain."""
-        said_at = -WAITING_LINE_S
+        """Wait for Redis, and enqueue again what was left by the last process of this name; false on drain.
+
+        Nothing of this one's is at work meanwhile: what stands there in its name, it has lost as well.
+        """
         while self._drain_until is None:
             batch = Batch(self._url)
             try:
                 left = batch.put_back(self._name)
             except StoreError as error:
-                if time.monotonic() - said_at > WAITING_LINE_S:
-                    log.warning("waiting for redis: %s", error)
-                    said_at = time.monotonic()
-                time.sleep(LOOK_S)
+                self._wait_for_redis(error)
                 continue
             finally:
                 batch.close()
@@ -134,6 +133,22 @@ class Jobs:
                 log.info("enqueued again what was left: %d", left)
             return True
         return False
+
+    def _take_orders(self, connection: redis.Redis) -> None:
+        """Do what is asked for, until `drain` or an error of Redis. The engines outlive it."""
+        try:
+            orders = self._orders = Orders(connection, self._name, self._answer)
+            if self._drain_until is not None:
+                orders.drain()
+            orders.take()
+        except redis.RedisError as error:
+            self._wait_for_redis(error)
+
+    def _wait_for_redis(self, error: Exception) -> None:
+        if time.monotonic() - self._said_at > WAITING_LINE_S:
+            log.warning("waiting for redis: %s", error)
+            self._said_at = time.monotonic()
+        time.sleep(AGAIN_S)
 
     async def _set_up(self) -> None:
         self._store = Store(self._url)
@@ -241,7 +256,8 @@ def main() -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: jobs.drain())
         heap.settle()
-        return 0 if jobs.run() else 1
+        jobs.run()
+        return 0
     except ParleyError as error:
         log.error("%s", error)
         return 1

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import logging
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import redis
+from redis.client import Pipeline
 from rq import Queue, SimpleWorker
-from rq.exceptions import DeserializationError, NoSuchJobError
+from rq.exceptions import DeserializationError, NoSuchJobError, StopRequested
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer, Serializer
 from rq.timeouts import BaseDeathPenalty
+from rq.utils import now
 
 from shared.batch import FUNCTION, NO_TIMEOUT, turn_of
 from shared.keys import BATCH, JOB_TTL_S, worker_key
@@ -122,7 +124,6 @@ class Orders(SimpleWorker):
 
     death_penalty_class = _NoAlarm
     job_class = Order
-    max_connection_wait_time = 1.0
 
     def __init__(self, connection: redis.Redis, name: str, do: Callable[[Order], None]) -> None:
         queue = Queue(BATCH, connection=connection, job_class=Order, serializer=JSONSerializer)
@@ -131,19 +132,26 @@ class Orders(SimpleWorker):
         )
         self.draining = False
         self._do = do
+        self._error: redis.RedisError | None = None
+
+    def take(self) -> None:
+        """Take jobs until `drain`. Raises `RedisError`: then what was on its way or at work is to be put
+        back, and this worker to be followed by a new one.
+        """
+        self.work(logging_level="WARNING")
+        if not self.draining:
+            raise self._error or redis.RedisError("rq gave up")
 
     def drain(self) -> None:
-        """Take no more; `work` returns once what runs is done."""
+        """Take no more; `take` returns once what runs is done."""
         self.draining = self._stop_requested = True
 
     def keep(self, order: Order) -> None:
         """Say to rq that the job is being worked on. An error is logged, and the next time tries again."""
-        try:
+        with _optional():
             for execution in list(self.executions.values()):
                 self.maintain_heartbeats(order, execution)
             self.connection.expire(order.key, JOB_TTL_S)
-        except redis.RedisError as error:
-            log.debug("rq's heartbeat failed: %s", error)
 
     # ---- what rq asks of a worker
 
@@ -162,6 +170,24 @@ class Orders(SimpleWorker):
         self.connection.delete(self.key)
         super().register_birth()  # type: ignore[no-untyped-call]
 
+    def register_death(self) -> None:
+        """Say that this process ends, as far as Redis takes it."""
+        with _optional():
+            super().register_death()  # type: ignore[no-untyped-call]
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        """Say that this process lives, as far as Redis takes it."""
+        with _optional():
+            super().heartbeat(timeout, pipeline)
+
+    def run_maintenance_tasks(self) -> None:
+        """Prune rq's lists. Whatever stands there: that keeps nobody from working."""
+        try:
+            super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
+        except Exception as error:
+            log.warning("rq's lists cannot be pruned: %s", error)
+        self.last_cleaned_at = now()  # type: ignore[assignment] # it is `None` at first
+
     def subscribe(self) -> None:
         """Listen to nobody: a drain is asked for by a signal."""
 
@@ -175,29 +201,54 @@ class Orders(SimpleWorker):
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> tuple[Job, Queue] | None:
         """The next job; `None` once the process drains. No read is interrupted: its job would be lost."""
-        while not self.draining:
-            try:
-                found = super().dequeue_job_and_maintain_ttl(timeout, BLOCK_S)
-            except (redis.ConnectionError, redis.TimeoutError) as error:
-                log.warning("waiting for redis: %s", error)
-                time.sleep(BLOCK_S)
-                continue
-            if found is not None:
-                return found
+        (queue,) = self.queues
+        with self._giving_up():
+            while not self.draining:
+                self.heartbeat()
+                if self.should_run_maintenance_tasks:
+                    self.run_maintenance_tasks()
+                entry = self.connection.blmove(queue.key, queue.intermediate_queue_key, BLOCK_S)
+                job = self._fetched(entry, queue) if entry else None
+                if job is not None:
+                    return job, queue
         return None
+
+    def _fetched(self, entry: Any, queue: Queue) -> Order | None:
+        """The job that an entry of the queue names; one that names none is dropped."""
+        name = entry.decode(errors="replace")
+        try:
+            if turn_of(name) is None:
+                raise NoSuchJobError(f"{name[:60]!r} names no turn")
+            return Order.fetch(name, self.connection, JSONSerializer)
+        except NoSuchJobError as error:
+            log.debug("passed over: %s", error)
+            self.connection.lrem(queue.intermediate_queue_key, 1, entry)
+            return None
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Do a job, unless a living process has it."""
         assert isinstance(job, Order)
-        if self._is_held(job):
-            queue.intermediate_queue.remove(job.id)
-            return
         job.do = self._do
+        with self._giving_up():
+            if self._is_held(job):
+                return queue.intermediate_queue.remove(job.id)
+            try:
+                super().execute_job(job, queue)
+            finally:
+                # Whatever became of it: rq keeps a hash for ever that is written after it was deleted.
+                self.connection.expire(job.key, JOB_TTL_S)
+            if not job.lost and self.connection.hget(job.key, "status") == b"started":
+                # To edges it would be in good hands.
+                raise redis.RedisError("rq could not note what became of a job")
+
+    @contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        """Keep an error of Redis for `take`: rq would log a traceback, and `work` return all the same."""
         try:
-            super().execute_job(job, queue)
-        finally:
-            # Whatever became of it: rq keeps a hash for ever that is written after it was deleted.
-            self.connection.expire(job.key, JOB_TTL_S)
+            yield
+        except redis.RedisError as error:
+            self._error = error
+            raise StopRequested from error
 
     def _is_held(self, job: Order) -> bool:
         holder = job.worker_name
@@ -231,3 +282,12 @@ class Orders(SimpleWorker):
                 log.warning("a job was refused: %s: %s", job.id, error)
             case _:
                 log.warning("a job was given up: %s: %s: %s", job.id, type(error).__name__, error)
+
+
+@contextmanager
+def _optional() -> Iterator[None]:
+    """For what rq notes of a process: nothing depends on it, and the next time tries again."""
+    try:
+        yield
+    except redis.RedisError as error:
+        log.debug("rq's note of this process failed: %s", error)

@@ -1,21 +1,26 @@
-"""The edge's part in the tests of workers: it opens turns and offers them."""
+"""The edge's part in the tests of workers, which opens turns, and the workers, which run in this process."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 
+from shared.batch import Batch
 from shared.hold import new_conversation
-from shared.keys import MAX_TURN_BYTES, Role, log_key, session_key
+from shared.keys import MAX_TURN_BYTES, Role, job_id, log_key, session_key
 from shared.log import LogWriter, read_log
 from shared.settings import Settings
 from shared.store import Store
 from shared.wire import Address, Chunk, Entry, Log, Open, UtteranceEnd, new_tag
 from shared.work import offer
+from tests.conftest import WITHIN_S
 from workers import attempt
+from workers.jobs import Jobs
+from workers.orders import Order
 from workers.stage import Handler, Stage
 
 QUICK = {
@@ -27,7 +32,13 @@ QUICK = {
     "SCRIPT_TTS_MS": "5",
 }
 
+SCRIPTED = {**QUICK, "LLM_ENGINE": "scripted", "TTS_ENGINE": "scripted"}
+
+NAME = "test.jobs.1"
+"""The name of the jobs process."""
+
 Running = Callable[..., AbstractAsyncContextManager[Stage]]
+Process = Callable[..., AbstractAsyncContextManager[Jobs]]
 
 
 class Desk:
@@ -99,3 +110,41 @@ async def running(store: Store) -> AsyncIterator[Running]:
             await task
 
     yield run
+
+
+@pytest.fixture
+def batch(redis_url: str) -> Batch:
+    """The queue of batch turns as an edge has it."""
+    return Batch(redis_url)
+
+
+@pytest.fixture
+async def process(redis_url: str) -> AsyncIterator[Process]:
+    """Runs a jobs process in a thread, and drains it at the end of the block."""
+
+    @asynccontextmanager
+    async def run(name: str = NAME, url: str = redis_url, **env: str) -> AsyncIterator[Jobs]:
+        jobs = Jobs(Settings.from_env({**SCRIPTED, **env}), url, name)
+        thread = threading.Thread(target=jobs.run, daemon=True)
+        thread.start()
+        try:
+            yield jobs
+        finally:
+            jobs.drain()
+            await asyncio.to_thread(thread.join, WITHIN_S)
+        assert not thread.is_alive()
+
+    yield run
+
+
+async def ask(desk: Desk, batch: Batch, turn: int, settings: Open | None = None) -> None:
+    """A batch turn as an edge asks for it."""
+    await desk.hold()
+    utterance = (Chunk(0, bytes(3200)), UtteranceEnd("client", 1600))
+    await desk.writer(Log.AUDIO, turn).append(settings or Open(batch=True), *utterance)
+    await asyncio.to_thread(batch.enqueue, desk.conversation, turn)
+
+
+async def no_job(store: Store, desk: Desk, turn: int = 1) -> bool:
+    """Whether nothing is left of a batch turn's job."""
+    return not await store.call("EXISTS", Order.key_for(job_id(desk.conversation, turn)))

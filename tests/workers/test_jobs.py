@@ -7,8 +7,6 @@ import json
 import socket
 import threading
 import zlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -24,7 +22,6 @@ from shared.log import close_turn
 from shared.settings import DEFAULT_SCRIPT, Settings
 from shared.store import Store
 from shared.wire import (
-    Chunk,
     Closed,
     Frame,
     Log,
@@ -34,11 +31,10 @@ from shared.wire import (
     SpeechEnd,
     Take,
     Token,
-    UtteranceEnd,
     new_tag,
 )
 from tests.conftest import eventually
-from tests.workers.conftest import QUICK, Desk
+from tests.workers.conftest import NAME, SCRIPTED, Desk, Process, ask, no_job
 from workers.answering import LOAD_FAILED
 from workers.jobs import Jobs
 from workers.llm import engines as llm_engines
@@ -47,50 +43,6 @@ from workers.tts import engines as tts_engines
 from workers.tts.engines.scripted import expected
 from workers.tts.handler import SpeechHandler
 from workers.turn import Turn
-
-NAME = "test.jobs.1"
-SCRIPTED = {**QUICK, "LLM_ENGINE": "scripted", "TTS_ENGINE": "scripted"}
-
-Process = Callable[..., AbstractAsyncContextManager[Jobs]]
-
-
-@pytest.fixture
-def batch(redis_url: str) -> Batch:
-    """The queue as an edge has it."""
-    return Batch(redis_url)
-
-
-@pytest.fixture
-async def process(redis_url: str) -> AsyncIterator[Process]:
-    """Runs a jobs process in a thread, and drains it at the end of the block."""
-
-    @asynccontextmanager
-    async def run(name: str = NAME, **env: str) -> AsyncIterator[Jobs]:
-        jobs = Jobs(Settings.from_env({**SCRIPTED, **env}), redis_url, name)
-        ended: list[bool] = []
-        thread = threading.Thread(target=lambda: ended.append(jobs.run()))
-        thread.start()
-        try:
-            yield jobs
-        finally:
-            jobs.drain()
-            await asyncio.to_thread(thread.join)
-        assert ended == [True]
-
-    yield run
-
-
-async def ask(desk: Desk, batch: Batch, turn: int, settings: Open | None = None) -> None:
-    """A turn as an edge asks for it."""
-    await desk.hold()
-    utterance = (Chunk(0, bytes(3200)), UtteranceEnd("client", 1600))
-    await desk.writer(Log.AUDIO, turn).append(settings or Open(batch=True), *utterance)
-    await asyncio.to_thread(batch.enqueue, desk.conversation, turn)
-
-
-async def no_job(store: Store, desk: Desk, turn: int = 1) -> bool:
-    """Whether nothing is left of a turn's job."""
-    return not await store.call("EXISTS", Order.key_for(job_id(desk.conversation, turn)))
 
 
 async def bounded(store: Store) -> list[str]:
@@ -345,7 +297,7 @@ async def test_a_drain_finishes_what_runs(store: Store, desk: Desk, batch: Batch
 async def test_what_a_drain_leaves_no_time_for_is_put_back_and_gone_on_with(
     store: Store, desk: Desk, batch: Batch, process: Process
 ) -> None:
-    async with process(DRAIN_S="0", SCRIPT_INTER_TOKEN_MS="500"):
+    async with process(DRAIN_S="0", SCRIPT_INTER_TOKEN_MS="200"):
         await ask(desk, batch, 1)
 
         async def talking() -> bool:
