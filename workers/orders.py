@@ -94,7 +94,7 @@ class Order(Job):
         """Read a job. Raises `NoSuchJobError` also for one that cannot be read, which rq then passes over."""
         try:
             job = super().fetch(id, connection, serializer)
-        except (ValueError, TypeError, LookupError) as error:
+        except (ValueError, TypeError, LookupError, redis.ResponseError) as error:
             raise NoSuchJobError(f"{id[:60]!r} cannot be read: {error}") from error
         assert isinstance(job, Order)
         return job

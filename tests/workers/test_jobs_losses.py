@@ -13,7 +13,7 @@ import redis
 from rq import SimpleWorker
 
 from shared.batch import Batch, connect
-from shared.keys import worker_key
+from shared.keys import BATCH, batch_key, worker_key
 from shared.store import Store
 from shared.wire import Log
 from tests.conftest import eventually
@@ -22,6 +22,8 @@ from tests.workers.conftest import NAME, Desk, Process, ask, no_job
 from workers.llm import engines as llm_engines
 from workers.orders import Order
 
+ON_THE_WAY = f"{batch_key()}:intermediate"
+JOB = "0123456789abcdef-1"
 WAITING = "waiting for redis"
 
 
@@ -179,3 +181,28 @@ async def test_a_job_whose_way_is_cut_off_is_done_all_the_same(
             await eventually(lambda: not proxy.losing, "the reply is lost")
             await eventually(lambda: desk.ended(Log.SPEECH, 1), "the speech")
         await eventually(lambda: not proxy.connected, "it has hung up")
+
+
+POISON: dict[str, tuple[str | bytes | int, ...]] = {
+    "no text, on its way": ("RPUSH", ON_THE_WAY, b"\xff\xfe"),
+    "no text": ("RPUSH", batch_key(), b"\xff\xfe"),
+    "no turn": ("RPUSH", batch_key(), "no turn"),
+    "no execution": ("ZADD", f"rq:wip:{BATCH}", 1, "a:b:c"),
+    "no hash, on its way": ("RPUSH", ON_THE_WAY, JOB),
+    "no hash": ("RPUSH", batch_key(), JOB),
+    "no list of rq": ("SET", f"rq:finished:{BATCH}", "no list"),
+}
+
+
+@pytest.mark.parametrize("spoil", POISON.values(), ids=POISON)
+async def test_what_cannot_be_read_keeps_it_from_nothing(
+    spoil: tuple[str | bytes | int, ...], store: Store, desk: Desk, batch: Batch, process: Process
+) -> None:
+    await store.call("SET", Order.key_for(JOB), "no hash")
+    await store.call(*spoil)
+    async with process():
+        await ask(desk, batch, 1)
+        await eventually(lambda: desk.ended(Log.SPEECH, 1), "the turn behind it")
+        await eventually(lambda: no_job(store, desk), "the job is forgotten")
+        lists = [await store.call("LRANGE", each, 0, -1) for each in (batch_key(), ON_THE_WAY)]
+    assert lists == [[], []]
