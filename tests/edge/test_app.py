@@ -11,7 +11,7 @@ import pytest
 from starlette.websockets import WebSocket
 from websockets.exceptions import InvalidStatus
 
-from shared.keys import Role
+from shared.keys import Role, worker_key
 from shared.settings import Settings
 from tests.conftest import eventually
 from tests.edge.world import World, running
@@ -59,6 +59,21 @@ async def test_ready_needs_redis_and_a_worker_of_each_role(redis_url: str) -> No
         await world.store.call("CLIENT", "PAUSE", 6000, "ALL")
         await eventually(partial(status_is, world, 503), "redis is missed")
         await eventually(partial(status_is, world, 200), "redis is back")
+
+
+@pytest.mark.parametrize("role", list(Role))
+async def test_a_worker_that_starts_again_takes_no_edge_out_and_turns_wait_for_it(
+    world: World, role: Role
+) -> None:
+    async with world.client() as client:
+        await world.store.call("DEL", worker_key(f"test.{role}"))
+        await world.services.room.look()
+        assert (await get(world, "/readyz")).status_code == 200
+        async with world.client():
+            await client.speak()
+            await world.announce(role, ("anna", "en-GB"))
+            await (await world.answer(client)).end()
+            await client.until("chunked_streaming_complete")
 
 
 async def status_is(world: World, status: int) -> bool:
