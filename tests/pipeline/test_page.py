@@ -251,6 +251,7 @@ async def test_without_a_microphone_the_page_says_so_and_takes_what_is_typed(sta
 async def test_a_turn_that_is_not_taken_is_explained_and_the_next_one_is_answered(stacks: Stacks) -> None:
     stack = stacks(SCRIPT_MS_PER_CHAR=str(MS_PER_CHAR))
     edge = stack.start("edge")
+    stack.start("jobs")  # Who could have batch turns is let in, though there is nobody for others.
     await eventually(lambda: get(_url(edge))[0] == 200, "the page is served")
     async with visit(_url(edge)) as visitor:
         await visitor.becomes("listening")
