@@ -29,6 +29,12 @@ BATCH_ENTRIES = 256
 GIVE_UP_S = 30.0
 """How long an append is tried while Redis does not answer."""
 
+BUSY_S = 5.0
+"""How long a turn that has begun waits for the end of the one before it, if Redis forgot that."""
+
+AGAIN_S = 0.1
+"""How often it looks."""
+
 _BACKOFF_S = (0.02, 1.0)
 
 
@@ -80,6 +86,7 @@ class LogWriter:
         self._max_turn_bytes = max_turn_bytes
         self._ttl_ms = int(ttl_s * 1000)
         self._give_up_s = give_up_s
+        self._begun = False
         self._lock = asyncio.Lock()
 
     async def take(self, cause: str, worker: str = "") -> None:
@@ -130,12 +137,23 @@ class LogWriter:
         """Write what is not there yet; whether there was nothing of that."""
         stood = True
         while seq < len(self.entries):
-            verdict, next_seq = await self._ask("parley_append_1", self._keys, self._append_args(seq))
+            verdict, next_seq = await self._append(seq)
             if verdict is Verdict.GAP:
                 log.warning("redis forgot %s from %d-%d on: written again", self._key, self.turn, next_seq)
             stood = stood and verdict is Verdict.DUP
             seq = next_seq
         return stood
+
+    async def _append(self, seq: int) -> tuple[Verdict, int]:
+        give_up_at = time.monotonic() + (BUSY_S if self._begun else 0.0)
+        while True:
+            try:
+                return await self._ask("parley_append_1", self._keys, self._append_args(seq))
+            except TurnBusy:
+                # It could begin once: so Redis forgot the end of the turn before, which its writer has yet.
+                if time.monotonic() > give_up_at:
+                    raise
+            await asyncio.sleep(random.uniform(0.5, 1.0) * AGAIN_S)
 
     def _append_args(self, seq: int) -> list[Arg]:
         args: list[Arg] = [self.turn, seq, self.tag, self._max_turn_bytes, self._ttl_ms]
@@ -149,8 +167,9 @@ class LogWriter:
         return args
 
     async def _ask(self, function: str, keys: Sequence[str], args: Sequence[Arg]) -> tuple[Verdict, int]:
-        reply = await insist(self._store, function, keys, args, self._give_up_s)
-        return _judged(reply, keys[0])
+        judged = _judged(await insist(self._store, function, keys, args, self._give_up_s), keys[0])
+        self._begun = True
+        return judged
 
 
 async def close_turn(

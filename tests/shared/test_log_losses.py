@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from shared.errors import StoreError, StoreFull, TurnTaken
+from shared import log
+from shared.errors import StoreError, StoreFull, TurnBusy, TurnTaken
 from shared.log import close_turn
 from shared.store import Store
 from shared.wire import Address, Take, Token, new_tag
@@ -80,6 +81,40 @@ async def test_a_writer_that_has_ended_writes_again_what_redis_forgot_since(stor
         assert not await alone.confirm()
         assert await standing(store, key) == before
         assert await alone.confirm()
+
+
+async def test_a_turn_whose_predecessors_end_redis_forgot_waits_until_that_stands_again(store: Store) -> None:
+    key = new_log()
+    first, second = writer(store, key, 1), writer(store, key, 2)
+    await first.append(*tokens(0, 3), END)
+    await second.take("claim")
+    await second.append(*tokens(0, 2))
+    before = await standing(store, key)
+    await forget_from(store, key, Address(1, 2))
+    asked = await calls(store, "fcall")
+    going_on = asyncio.create_task(second.append(END))
+
+    async def refused() -> bool:
+        return await calls(store, "fcall") >= asked + 2
+
+    await eventually(refused, "it tries, and tries again")
+    assert not going_on.done()
+    assert not await first.confirm()
+    await going_on
+    assert (await standing(store, key))[:-1] == before
+
+
+async def test_a_turn_whose_predecessors_end_nobody_has_gives_up(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "BUSY_S", 0.1)
+    key = new_log()
+    second = writer(store, key, 2)
+    await second.append(*tokens(0, 2))
+    await store.call("FLUSHALL")
+    await writer(store, key, 1).append(*tokens(0, 1))
+    with pytest.raises(TurnBusy):
+        await second.append(END)
 
 
 async def test_a_tail_forgotten_up_to_a_predecessors_is_to_be_taken_again(store: Store) -> None:
