@@ -15,6 +15,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -37,6 +38,9 @@ WAITING_LINE_S = 5.0
 
 HAND_BACK_S = 0.5
 """What is kept of `DRAIN_S` for handing back what could not be finished."""
+
+WRITERS_FIRST_S = 2.0
+"""How long nothing is claimed once Redis is back: twice as long as a writer waits between two attempts."""
 
 OUTAGE_S = 1.0
 """The pause before a turn is taken up again that Redis refused, or did not answer for too long."""
@@ -162,6 +166,8 @@ class Stage:
                 continue
             try:
                 if unsure:
+                    if await self._queue.restarted():
+                        await self._let_writers_go_first()
                     claims = await self._queue.pending(room + len(self._held))
                     unsure = False
                 else:
@@ -177,6 +183,13 @@ class Stage:
             else:
                 for claim in new:
                     self._start(claim)
+
+    async def _let_writers_go_first(self) -> None:
+        """What Redis forgot of a turn and its claim, its writer writes again: meanwhile nobody takes it."""
+        log.warning("redis was restarted: nothing is claimed for %g s", WRITERS_FIRST_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WRITERS_FIRST_S):
+                await self._asked.wait()
 
     async def _reclaim_loop(self) -> None:
         while not self._draining:
