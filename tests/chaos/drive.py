@@ -10,7 +10,6 @@ import random
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from itertools import count
 from types import TracebackType
 from typing import Any, Self
 
@@ -33,8 +32,6 @@ PATIENCE_S = 90.0
 CHUNK_MS = 30
 AGAIN_S = 1.0
 REFUSALS = frozenset({"busy", "overloaded"})
-
-_numbers = count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +61,10 @@ class Plan:
 
 
 class Speaker:
-    """One conversation. An async context manager; `talk` says turn after turn."""
+    """One conversation. An async context manager; `say` is a turn of it."""
 
     def __init__(self, world: World, **settings: object) -> None:
-        self.name = f"client-{next(_numbers)}"
+        self.name = f"client-{next(world.numbers)}"
         self.turn = 0
         self.settled = asyncio.Event()
         """Set between turns."""
@@ -83,19 +80,20 @@ class Speaker:
         self._lost: Exception | None = None
         self._spoilt = False
         self._client: ParleyClient
-        self._stack = AsyncExitStack()
+        self._stack: AsyncExitStack
         self.settled.set()
 
     async def __aenter__(self) -> Self:
-        edges = self._world.of("edge")
-        for edge in edges:
-            url = self._world.stack.url(edge)
-            self.proxies[url] = await self._stack.enter_async_context(Proxy(url))
-        urls = [f"ws://127.0.0.1:{proxy.port}/ws" for proxy in self.proxies.values()]
-        random.Random(self.name).shuffle(urls)
-        self._client = ParleyClient(urls, on_receive=self._receive)
-        await self._stack.enter_async_context(self._client)
-        await self._client.configure(**self._settings)
+        async with AsyncExitStack() as stack:
+            for edge in self._world.of("edge"):
+                url = self._world.stack.url(edge)
+                self.proxies[url] = await stack.enter_async_context(Proxy(url))
+            urls = [_ws(proxy) for proxy in self.proxies.values()]
+            random.Random(self.name).shuffle(urls)
+            self._client = ParleyClient(urls, on_receive=self._receive)
+            await stack.enter_async_context(self._client)
+            await self._client.configure(**self._settings)
+            self._stack = stack.pop_all()
         self._listening = asyncio.create_task(self._listen(), name=self.name)
         self._known()
         return self
@@ -119,10 +117,7 @@ class Speaker:
     @property
     def edge_url(self) -> str | None:
         """The edge that holds the conversation now."""
-        for url, proxy in self.proxies.items():
-            if self._client.url == f"ws://127.0.0.1:{proxy.port}/ws":
-                return url
-        return None
+        return next((url for url, proxy in self.proxies.items() if self._client.url == _ws(proxy)), None)
 
     def lost(self) -> bool:
         """Whether the conversation cannot go on."""
@@ -253,6 +248,11 @@ class Speaker:
                 turns.setdefault(entry.address.turn, []).append(line_of(entry))
             for turn, lines in turns.items():
                 self._world.history.add(Read(now_s(), self.conversation, log, turn, tuple(lines)))
+
+
+def _ws(proxy: Proxy) -> str:
+    """The URL of an edge behind a proxy."""
+    return f"ws://127.0.0.1:{proxy.port}/ws"
 
 
 def line_of(entry: Entry) -> Line:

@@ -17,6 +17,7 @@ import struct
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 RESTART_S = 0.1
 LOOK_S = 0.02
+ASK_EACH_S = 0.1
 CALM_S = 120.0
 """How long everything may take to be in order again."""
 
@@ -70,6 +72,8 @@ class World:
         """Past every proxy."""
         self.rng = random.Random(seed)
         self.history = History()
+        self.numbers = count(1)
+        """Of speakers."""
         self.speakers: dict[str, Speaker] = {}
         """Who speaks now, by conversation."""
         self.deaths: list[str] = []
@@ -125,6 +129,7 @@ class World:
         """Wait until every process serves, and every edge sees all workers."""
 
         async def holds() -> bool:
+            await asyncio.sleep(ASK_EACH_S)
             return all([await self._is_ready(edge) for edge in self.of("edge")])
 
         await eventually(holds, "all processes are ready", CALM_S)
