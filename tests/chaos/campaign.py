@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.chaos.checker import Violation, check
 from tests.chaos.drive import converse
 from tests.chaos.faults import FAULTS, Fault
-from tests.chaos.history import History, Struck, now_s
+from tests.chaos.history import History, Left, Struck, now_s
 from tests.chaos.leftovers import Size, leftovers
 from tests.chaos.places import Place
 from tests.chaos.world import CALM_S, World, world
@@ -79,6 +79,9 @@ async def run(
             for number, fault in enumerate(faults(broken.rng), start=1):
                 place = await strike(broken, fault, random.Random(f"{seed} fault {number}"))
                 tell(f"{number:4} {fault.name:22} {place or 'nowhere'!s:14}")
+        except AssertionError as error:
+            # It does not come in order again: that is what the history has to show.
+            broken.history.add(Left(now_s(), f"after {fault.name}: {error}"))
         finally:
             over.set()
         await asyncio.gather(*talking)

@@ -17,7 +17,6 @@ async def test_no_word_is_lost_whatever_is_broken() -> None:
     faults = partial(campaign.by_count, FAULTS)
     outcome = await campaign.run(faults, seed=7, conversations=3, tell=print)
     assert not outcome.violations, report.verdicts(outcome.history, outcome.violations, outcome.deaths)
-    assert not outcome.deaths
 
 
 @pytest.mark.parametrize("broken", [True, False], ids=["broken", "whole"])
