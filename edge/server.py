@@ -21,6 +21,7 @@ from edge.keeper import Keeper
 from edge.room import Room
 from edge.services import Services
 from edge.sessions import Sessions
+from edge.sockets import Config
 from shared import heap, logs
 from shared.batch import Batch
 from shared.errors import ParleyError, SettingsError
@@ -35,11 +36,6 @@ REDIS_WAIT_S = 30.0
 
 UNREAD_TIMEOUT_MS = 10_000
 """After how long the kernel gives up a connection whose peer does not take what was sent."""
-
-PING_S = 20.0
-
-ABOVE_LIMIT_BYTES = 64 << 10
-"""By how much a message may be too large and still be answered by `error`; beyond, the socket is closed."""
 
 
 def main() -> int:
@@ -89,20 +85,7 @@ class Server(uvicorn.Server):
 def make_server(services: Services, sessions: Sessions) -> Server:
     """The server of an edge, not yet listening."""
     logging.getLogger("uvicorn.error").addFilter(_without_traceback)
-    config = uvicorn.Config(
-        App(services, sessions).routes(),
-        ws="websockets-sansio",
-        ws_max_size=services.settings.max_message_bytes + ABOVE_LIMIT_BYTES,
-        ws_per_message_deflate=False,
-        ws_ping_interval=PING_S,
-        ws_ping_timeout=PING_S,
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=1,
-    )
-    return Server(config)
+    return Server(Config(App(services, sessions).routes(), services.settings))
 
 
 def make_services(settings: Settings, store: Store, detector: Detector | None = None) -> Services:

@@ -74,6 +74,9 @@ class Settings:
         60.0, kinds.number(1, 600, "s"), "longest utterance: there the server ends it"
     )
     max_conversations: int = _setting(1000, kinds.whole(1, 1_000_000), "conversations that one edge admits")
+    handshake_s: float = _setting(
+        5.0, kinds.number(0.1, 60, "s"), "how long a connection may take to ask for something"
+    )
     max_attached: int = _setting(64, kinds.whole(1, 10_000), "turns that one worker is attached to at once")
     parley_api_keys: tuple[str, ...] = _setting((), kinds.API_KEYS, "keys, one of which a client must show")
     parley_open: bool = _setting(False, kinds.FLAG, "1: listen beyond loopback without keys")
