@@ -37,6 +37,10 @@ REDIS_WAIT_S = 30.0
 UNREAD_TIMEOUT_MS = 10_000
 """After how long the kernel gives up a connection whose peer does not take what was sent."""
 
+UNSENT_BYTES = 128 << 10
+"""How much the kernel takes of what it cannot send yet. More would wait where nobody sees it: a client that
+reads slowly would seem to read well, and a ping would come minutes late."""
+
 
 def main() -> int:
     """Run an edge until SIGTERM or SIGINT; its exit status. 78 means a setting that cannot be used."""
@@ -61,6 +65,7 @@ def listen(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Accepted sockets inherit it. Without it a client that vanished, or never reads, is held for ever.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_TIMEOUT_MS)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         listening.bind(address)
     except OSError as error:
         listening.close()

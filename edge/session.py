@@ -41,7 +41,6 @@ from shared.wire import Address, Log
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
-SEND_WITHIN_S = 10.0
 FINISH_WITHIN_S = 2.0
 """How long the end of a session waits for what is still to be written."""
 
@@ -63,7 +62,6 @@ class Ending:
 
 GOODBYE = Ending("goodbye", NORMAL)
 GONE = Ending("the socket is gone")
-STUCK = Ending("the client does not read")
 SUPERSEDED = Ending("resumed on another socket", TAKEN_OVER)
 DRAINED = Ending("the edge stops", RESTARTS)
 BROKEN = Ending("an error of this server", INTERNAL_ERROR)
@@ -188,8 +186,6 @@ class Session:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            if self._outlet.held_s > SEND_WITHIN_S:
-                self._end(STUCK)
             if self._leaves and self._dialogue.conversation.state is State.LISTENING:
                 self._end(DRAINED)
 

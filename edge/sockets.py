@@ -1,4 +1,5 @@
-"""How uvicorn speaks to clients, with the bounds that it leaves out: a client's time to ask for something.
+"""How uvicorn speaks to clients, with the bounds that it leaves out: how long a client may take to ask for
+something, and to read what it is sent.
 
     accept ─ Http ─┬─ request ─> the application
                    └─ upgrade ─> WebSocket ─> the application
@@ -30,6 +31,14 @@ PING_S = 20.0
 
 ABOVE_LIMIT_BYTES = 64 << 10
 """By how much a message may be too large and still be answered by `error`; beyond, the socket is closed."""
+
+SEND_WITHIN_S = 10.0
+SLOWEST_BYTES = 48 << 10
+"""What a client must take in `SEND_WITHIN_S` of what waits for it: a tenth of what speech needs.
+
+As much as lies between the marks of the transport's buffer (64 and 16 KiB): many small messages are judged
+like a large one.
+"""
 
 
 class Config(uvicorn.Config):
@@ -98,7 +107,36 @@ class Http(H11Protocol):
 
 
 class WebSocket(WebSocketsSansIOProtocol):
-    """A connection from its upgrade on."""
+    """A connection from its upgrade on.
+
+    While more waits for the client than the transport's buffer should hold, the client is watched. One that
+    takes too little is cut off: closing would wait for it to take the rest.
+    """
+
+    _watch: asyncio.TimerHandle | None = None
+    _waiting_bytes = 0
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing waits for the client any more."""
+        super().connection_lost(exc)
+        self._stop_watching()
+
+    def pause_writing(self) -> None:
+        """The client falls behind."""
+        super().pause_writing()
+        self._watch_on()
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        super().resume_writing()
+        self._stop_watching()
+
+    def send_keepalive_ping(self) -> None:
+        """Ask whether the client is there; not behind what it is still taking: it would answer late."""
+        if self.transport.get_write_buffer_size():
+            self.schedule_ping()
+        else:
+            super().send_keepalive_ping()
 
     def data_received(self, data: bytes) -> None:
         """The first data are all of the request: one that is none by now never will be."""
@@ -106,3 +144,20 @@ class WebSocket(WebSocketsSansIOProtocol):
         if not self.handshake_initiated:
             self.transport.write(b"".join(self.conn.data_to_send()))
             self.transport.close()
+
+    def _watch_on(self) -> None:
+        self._waiting_bytes = self.transport.get_write_buffer_size()
+        self._watch = self.loop.call_later(SEND_WITHIN_S, self._look)
+
+    def _look(self) -> None:
+        taken_bytes = self._waiting_bytes - self.transport.get_write_buffer_size()
+        if taken_bytes >= SLOWEST_BYTES:
+            self._watch_on()
+        else:
+            log.info("cut off: the client took %d bytes in %g s", max(0, taken_bytes), SEND_WITHIN_S)
+            self.transport.abort()
+
+    def _stop_watching(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None

@@ -295,7 +295,7 @@ async def answers(world: World) -> bool:
 async def test_a_client_that_does_not_read_is_cut_off_and_may_resume(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.session.SEND_WITHIN_S", 1.0)
+    monkeypatch.setattr("edge.sockets.SEND_WITHIN_S", 1.0)
     narrow = socket.create_connection(("127.0.0.1", world.port))
     narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     url = f"ws://127.0.0.1:{world.port}/ws?encoding=msgpack"

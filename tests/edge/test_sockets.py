@@ -1,19 +1,27 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Self
 
 import pytest
+from websockets.asyncio.client import connect
 
 from edge.sockets import MAX_HEAD_BYTES
+from shared.keys import JOBS
 from shared.settings import Settings
-from tests.edge.world import Client, World, running
+from tests.conftest import eventually
+from tests.edge.test_batch import answered
+from tests.edge.world import SECOND, Client, World, running
 
 UPGRADE = (
     b"GET /ws?encoding=msgpack HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
 )
+
+SIP_S = 0.02
 
 
 class Raw:
@@ -65,6 +73,65 @@ async def dial(world: World) -> AsyncIterator[Raw]:
         yield Raw(reader, writer)
     finally:
         writer.transport.abort()
+
+
+class Straw:
+    """Between a client and an edge: of what the edge sends, so many bytes pass in each sip."""
+
+    def __init__(self, world: World, bytes_each: int) -> None:
+        self.bytes_each = bytes_each
+        self.port = 0
+        self._world = world
+        self._passing: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for passing in self._passing:
+            passing.cancel()
+        await asyncio.gather(*self._passing, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        narrow = socket.socket()
+        narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        narrow.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(narrow, ("127.0.0.1", self._world.port))
+        from_edge, to_edge = await asyncio.open_connection(sock=narrow, limit=1 << 14)
+        self._passing += [
+            asyncio.create_task(self._sip(from_edge, writer)),
+            asyncio.create_task(self._pour(reader, to_edge)),
+        ]
+
+    async def _sip(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(self.bytes_each):
+                writer.write(data)
+                await asyncio.sleep(SIP_S)
+        finally:
+            writer.transport.abort()
+
+    async def _pour(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        finally:
+            writer.transport.abort()
+
+
+@asynccontextmanager
+async def sipping(world: World, bytes_each: int) -> AsyncIterator[Client]:
+    """A client that reads no quicker than this, greeted and configured."""
+    async with Straw(world, bytes_each) as straw:
+        url = f"ws://127.0.0.1:{straw.port}/ws?encoding=msgpack"
+        async with connect(url, proxy=None, compression=None, max_size=None) as bare:
+            client = await Client(bare, "msgpack").greet()
+            await client.configure(pacing="none")
+            yield client
 
 
 @pytest.fixture
@@ -137,3 +204,29 @@ async def test_who_has_asked_in_time_is_served_on(brisk: World) -> None:
             assert b"HTTP/1.1 200 " in await raw.upto(b'"sessions":1}')
         await raw.rest()
         await answers(client)
+
+
+async def test_a_large_message_may_take_its_time(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.sockets.SEND_WITHIN_S", 0.5)
+    monkeypatch.setattr("edge.sockets.PING_S", 1.0)
+    async with running(redis_url) as world, sipping(world, 20_000) as client:
+        await world.announce(JOBS)
+        await client.speak(SECOND, streaming=False)
+        response = await answered(world, client, frames=400)
+        assert response["audio_duration_ms"] == 80_000.0
+        await answers(client)
+
+
+async def test_a_client_that_reads_a_little_for_ever_is_cut_off(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.sockets.SEND_WITHIN_S", 0.5)
+    async with world.client() as good, sipping(world, 500) as slow:
+        await slow.speak()
+        answer = await world.answer(slow)
+        for _ in range(40):
+            await answer.say("Much to say.", frames=40)
+        connections = world.server.server_state.connections
+        await eventually(lambda: len(world.sessions) == len(connections) == 1, "the client is cut off")
+        await answers(good)
+        slow.socket.transport.abort()
