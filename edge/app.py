@@ -86,9 +86,11 @@ class App:
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         running = asyncio.create_task(self._services.run(), name="services")
+        watching = asyncio.create_task(self._sessions.watch(), name="watch")
         yield
         running.cancel()
-        await asyncio.wait([running])
+        watching.cancel()
+        await asyncio.wait([running, watching])
 
     async def _ws(self, socket: WebSocket) -> None:
         try:

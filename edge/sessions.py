@@ -13,12 +13,14 @@ from edge.session import Session
 
 log = logging.getLogger(__name__)
 
+LOOK_EACH_S = 1.0
+
 LAST_MOMENT_S = 1.0
 """What is left of a drain when the sessions that still run are closed."""
 
 
 class Sessions:
-    """Counts, and drains."""
+    """Counts, drains, and keeps the time."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -52,6 +54,13 @@ class Sessions:
             yield
         finally:
             self._sessions.discard(session)
+
+    async def watch(self) -> None:
+        """Have each session look now and then at what takes too long, for ever: one loop for all of them."""
+        while True:
+            await asyncio.sleep(LOOK_EACH_S)
+            for session in list(self._sessions):
+                session.look()
 
     async def drain(self, within_s: float) -> None:
         """Let nobody in, tell all to go, and close what is left shortly before the time is over."""

@@ -326,7 +326,7 @@ async def test_an_unforeseen_error_ends_its_own_session_only(
         async def breaks(*_: object) -> None:
             raise ZeroDivisionError("nobody thought of this")
 
-        monkeypatch.setattr("edge.uplink.Uplink._status", breaks)
+        monkeypatch.setattr("edge.session.Session._tell_status", breaks)
         await unlucky.send("status")
         assert await unlucky.closed() == 1011
         await healthy.send("ping")
