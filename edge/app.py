@@ -19,8 +19,9 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from edge.auth import Gate, subprotocol
@@ -63,18 +64,24 @@ class Page(StaticFiles):
 
 
 class App:
-    """The endpoints, over the services of this edge."""
+    """The endpoints, over the services of this edge: an ASGI application."""
 
     def __init__(self, services: Services, sessions: Sessions) -> None:
         self._services = services
         self._sessions = sessions
         self._gate = Gate(services.settings)
+        self._routes = self._routed()
 
-    def routes(self) -> Starlette:
-        """The ASGI application."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request by its route; a socket beside them, for all their layers would stand around it."""
+        if scope["type"] == "websocket" and scope["path"] == "/ws":
+            await self._ws(WebSocket(scope, receive, send))
+        else:
+            await self._routes(scope, receive, send)
+
+    def _routed(self) -> Starlette:
         return Starlette(
             routes=[
-                WebSocketRoute("/ws", self._ws),
                 Route("/ws", self._door),
                 Route("/healthz", self._healthz),
                 Route("/readyz", self._readyz),

@@ -90,7 +90,7 @@ class Server(uvicorn.Server):
 def make_server(services: Services, sessions: Sessions) -> Server:
     """The server of an edge, not yet listening."""
     logging.getLogger("uvicorn.error").addFilter(_without_traceback)
-    return Server(Config(App(services, sessions).routes(), services.settings))
+    return Server(Config(App(services, sessions), services.settings))
 
 
 def make_services(settings: Settings, store: Store, detector: Detector | None = None) -> Services:

@@ -81,7 +81,7 @@ class Session:
         self._encoding = encoding
         self._outlet = Outlet(socket.send, encoding)
         self._ending: Ending | None = None
-        self._over = asyncio.Event()
+        self._over = asyncio.get_running_loop().create_future()
         self._tasks: asyncio.TaskGroup
         self._heard_from = False
         self._unsettled = False
@@ -148,7 +148,7 @@ class Session:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
                 tasks.create_task(self._receive(), name="receive")
-                await self._over.wait()
+                await self._over
                 raise _Over
         except* _Over:
             pass
@@ -308,7 +308,8 @@ class Session:
     def _end(self, ending: Ending) -> None:
         if self._ending is None:
             self._ending = ending
-            self._over.set()
+            if not self._over.done():
+                self._over.set_result(None)
 
     async def _close(self, ending: Ending) -> None:
         """Close the socket, write what is still to be written, and give the conversation up."""

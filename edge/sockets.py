@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, cast
 
 import h11
 import uvicorn
@@ -115,6 +115,12 @@ class WebSocket(WebSocketsSansIOProtocol):
 
     _watch: asyncio.TimerHandle | None = None
     _waiting_bytes = 0
+
+    def start_keepalive(self) -> None:
+        """The socket is accepted: forget the headers, which take more room than anything else of it."""
+        super().start_keepalive()
+        del self.request, self.response
+        cast(list[Any], self.scope["headers"]).clear()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing waits for the client any more."""
