@@ -120,6 +120,9 @@ class WebSocket(WebSocketsSansIOProtocol):
         """The socket is accepted: forget the headers, which take more room than anything else of it."""
         super().start_keepalive()
         del self.request, self.response
+        # The parser of the handshake stands in the middle of a function that remembers the request.
+        self.conn.parser = self.conn.parse()
+        next(self.conn.parser)
         cast(list[Any], self.scope["headers"]).clear()
 
     def connection_lost(self, exc: Exception | None) -> None:
