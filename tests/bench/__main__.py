@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from tests.bench import batch, detection, ears, first_audio, hops, takeover, thinking_ahead, turn_taking
+from tests.bench import batch, detection, ears, first_audio, hops, idle, takeover, thinking_ahead, turn_taking
 
 BENCHES = {
     "first-audio": first_audio.run,
@@ -19,6 +19,7 @@ BENCHES = {
     "batch": batch.run,
     "ears": ears.run,
     "detection": detection.run,
+    "idle": idle.run,
 }
 
 
