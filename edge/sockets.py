@@ -1,5 +1,5 @@
 """How uvicorn speaks to clients, with the bounds that it leaves out: how long a client may take to ask for
-something, and to read what it is sent.
+something, to say a message to its end and to read what it is sent; and how much it may say at a time.
 
     accept ─ Http ─┬─ request ─> the application
                    └─ upgrade ─> WebSocket ─> the application
@@ -17,12 +17,16 @@ from typing import Any, cast
 
 import h11
 import uvicorn
+from uvicorn._types import ASGIReceiveEvent
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)
+
+POLICY_VIOLATION = 1008
 
 MAX_HEAD_BYTES = 16 << 10
 """The longest request line and headers together."""
@@ -31,6 +35,17 @@ PING_S = 20.0
 
 ABOVE_LIMIT_BYTES = 64 << 10
 """By how much a message may be too large and still be answered by `error`; beyond, the socket is closed."""
+
+AT_ONCE_BYTES = 8 << 10
+"""What is parsed at a time of all that has come: more only when the application has taken the messages in it.
+The kernel gives 256 KB at once, and in those may be 40,000 messages."""
+
+MESSAGE_WITHIN_S = 30.0
+MAX_FRAGMENTS = 1024
+"""What a message may come in; empty fragments count for nothing in its size."""
+
+MAX_CONTROLS = 100
+"""Pings and pongs of a client in a second."""
 
 SEND_WITHIN_S = 10.0
 SLOWEST_BYTES = 48 << 10
@@ -115,6 +130,11 @@ class WebSocket(WebSocketsSansIOProtocol):
 
     _watch: asyncio.TimerHandle | None = None
     _waiting_bytes = 0
+    _unparsed = b""
+    _unfinished: asyncio.TimerHandle | None = None
+    _controls = 0
+    _controls_since_s = 0.0
+    _owed_pong = b""
 
     def start_keepalive(self) -> None:
         """The socket is accepted: forget the headers, which take more room than anything else of it."""
@@ -126,9 +146,105 @@ class WebSocket(WebSocketsSansIOProtocol):
         cast(list[Any], self.scope["headers"]).clear()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing waits for the client any more."""
+        """Nothing is waited for any more."""
         super().connection_lost(exc)
+        self._unparsed = b""
         self._stop_watching()
+        self._finish()
+
+    # ---- what the client says
+
+    def data_received(self, data: bytes) -> None:
+        """The first data are all of the request: one that is none by now never will be."""
+        self._unparsed += data
+        self._parse()
+        if not self.handshake_initiated:
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.transport.close()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """The next message. However many one client sends together, others have their turn between them."""
+        if not self.queue.empty():
+            await asyncio.sleep(0)
+        message = await super().receive()
+        self._parse()
+        return message
+
+    def handle_text(self, event: Frame) -> None:
+        """A message, or the beginning of one."""
+        super().handle_text(event)
+        self._begin(event)
+
+    def handle_bytes(self, event: Frame) -> None:
+        """A message, or the beginning of one."""
+        super().handle_bytes(event)
+        self._begin(event)
+
+    def handle_cont(self, event: Frame) -> None:
+        """More of a message, or its end."""
+        super().handle_cont(event)
+        if event.fin:
+            self._finish()
+        elif len(self.frames) > MAX_FRAGMENTS:
+            self._refuse("a message of too many fragments")
+
+    def handle_ping(self) -> None:
+        """Answer it. A client that does not read gets one answer, to the last of its pings, when it does."""
+        if self._count_control():
+            pongs = b"".join(self.conn.data_to_send())
+            if self.writable.is_set():
+                self.transport.write(pongs)
+            elif pongs:
+                self._owed_pong = pongs
+
+    def handle_pong(self, event: Frame) -> None:
+        """The client is there."""
+        if self._count_control():
+            super().handle_pong(event)
+
+    def _parse(self) -> None:
+        data, start = self._unparsed, 0
+        while start < len(data) and not self.read_paused:
+            super().data_received(data[start : start + AT_ONCE_BYTES])
+            start += AT_ONCE_BYTES
+        self._unparsed = data[start:]
+
+    def _begin(self, event: Frame) -> None:
+        if not event.fin:
+            self._unfinished = self.loop.call_later(
+                MESSAGE_WITHIN_S, self._refuse, "a message that does not end"
+            )
+
+    def _finish(self) -> None:
+        if self._unfinished is not None:
+            self._unfinished.cancel()
+            self._unfinished = None
+
+    def _count_control(self) -> bool:
+        """Count a ping or a pong; false if it is one too many."""
+        now_s = self.loop.time()
+        if now_s - self._controls_since_s > 1:
+            self._controls, self._controls_since_s = 0, now_s
+        self._controls += 1
+        if self._controls > MAX_CONTROLS:
+            self._refuse("too many pings")
+        return self._controls <= MAX_CONTROLS
+
+    def _refuse(self, reason: str) -> None:
+        if not self.close_sent:
+            log.info("closed: %s", reason)
+            self.conn.fail(POLICY_VIOLATION, reason)
+            self.handle_parser_exception()
+            self.frames.clear()
+
+    # ---- what it takes
+
+    def send_keepalive_ping(self) -> None:
+        """Ask whether the client is there; not behind what it is still taking: it would answer late."""
+        if self.transport.get_write_buffer_size():
+            self.schedule_ping()
+        else:
+            super().send_keepalive_ping()
 
     def pause_writing(self) -> None:
         """The client falls behind."""
@@ -139,20 +255,8 @@ class WebSocket(WebSocketsSansIOProtocol):
         """It has caught up."""
         super().resume_writing()
         self._stop_watching()
-
-    def send_keepalive_ping(self) -> None:
-        """Ask whether the client is there; not behind what it is still taking: it would answer late."""
-        if self.transport.get_write_buffer_size():
-            self.schedule_ping()
-        else:
-            super().send_keepalive_ping()
-
-    def data_received(self, data: bytes) -> None:
-        """The first data are all of the request: one that is none by now never will be."""
-        super().data_received(data)
-        if not self.handshake_initiated:
-            self.transport.write(b"".join(self.conn.data_to_send()))
-            self.transport.close()
+        pong, self._owed_pong = self._owed_pong, b""
+        self.transport.write(pong)
 
     def _watch_on(self) -> None:
         self._waiting_bytes = self.transport.get_write_buffer_size()

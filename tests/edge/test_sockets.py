@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Self
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Self
 
 import pytest
 from websockets.asyncio.client import connect
+from websockets.frames import Frame, Opcode
 
-from edge.sockets import MAX_HEAD_BYTES
+from edge.sockets import MAX_FRAGMENTS, MAX_HEAD_BYTES
 from shared.keys import JOBS
 from shared.settings import Settings
 from tests.conftest import eventually
@@ -42,9 +44,14 @@ class Raw:
             self.gone = True
 
     async def upto(self, end: bytes) -> bytes:
-        """What comes next, up to these bytes."""
-        async with asyncio.timeout(10):
-            return await self._reader.readuntil(end)
+        """What comes, until these bytes are in it."""
+        data = b""
+        async with asyncio.timeout(20):
+            while end not in data[-(1 << 17) :]:
+                more = await self._reader.read(1 << 16)
+                assert more, f"closed before {end!r}"
+                data += more
+        return data
 
     async def rest(self) -> bytes:
         """All that comes until the connection is closed."""
@@ -230,3 +237,93 @@ async def test_a_client_that_reads_a_little_for_ever_is_cut_off(
         await eventually(lambda: len(world.sessions) == len(connections) == 1, "the client is cut off")
         await answers(good)
         slow.socket.transport.abort()
+
+
+async def test_a_flood_of_pings_closes_its_socket_only(world: World) -> None:
+    async with world.client() as good, world.client() as flooding:
+        flooding.socket.transport.write(frame(Opcode.PING, b"") * 100_000)
+        assert await flooding.closed() == 1008
+        await answers(good)
+
+
+async def test_of_a_client_that_does_not_read_only_the_last_ping_is_answered(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.sockets.MAX_CONTROLS", 1_000_000)
+    async with world.client() as good, dial(world) as raw:
+        await raw.write(UPGRADE + b"\r\n")
+        await raw.upto(b"resume_token")
+        for _ in range(200):
+            await raw.write(frame(Opcode.PING, bytes(125)) * 1000)
+            await answers(good)
+        assert waiting_bytes(world) < 1 << 20
+        await raw.write(frame(Opcode.PING, b"the last"))
+        await answers(good)
+        await raw.upto(b"\x8a\x08the last")
+
+
+async def test_a_flood_of_messages_waits_for_its_answers_to_be_read(world: World) -> None:
+    async with world.client() as good, dial(world) as raw:
+        await raw.write(UPGRADE + b"\r\n")
+        await raw.upto(b"resume_token")
+        flooding = asyncio.create_task(raw.write(frame(Opcode.BINARY, b"?") * 2_000_000))
+        for _ in range(100):
+            await answers(good)
+        assert waiting_bytes(world) < 1 << 20
+        assert not flooding.done()
+        flooding.cancel()
+
+
+@pytest.mark.parametrize("fragment", [b"", b"x"])
+async def test_a_message_of_too_many_fragments_closes_its_socket_only(world: World, fragment: bytes) -> None:
+    async with world.client() as good, world.client() as endless:
+        begin = frame(Opcode.BINARY, b"", fin=False)
+        endless.socket.transport.write(begin + frame(Opcode.CONT, fragment, fin=False) * (MAX_FRAGMENTS + 1))
+        assert await endless.closed() == 1008
+        await answers(good)
+
+
+async def test_a_message_may_come_in_many_fragments(world: World) -> None:
+    async with world.client("json") as client:
+        *most, last = json.dumps({"type": "ping"}).ljust(MAX_FRAGMENTS).encode()
+        await client.socket.send([chr(each) for each in (*most, last)])
+        await client.until("pong")
+
+
+async def test_a_message_that_does_not_end_is_waited_for_no_longer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.sockets.MESSAGE_WITHIN_S", 0.3)
+    async with world.client() as good, world.client() as endless:
+        endless.socket.transport.write(frame(Opcode.BINARY, b"half", fin=False))
+        assert await endless.closed() == 1008
+        await answers(good)
+
+
+async def test_many_clients_that_read_through_a_straw_hold_nobody_up(world: World) -> None:
+    async with AsyncExitStack() as stack:
+        good = await stack.enter_async_context(world.client(pacing="none"))
+        slow = [await stack.enter_async_context(sipping(world, 500)) for _ in range(10)]
+        for client in slow:
+            stack.callback(client.socket.transport.abort)
+            await client.speak()
+            answer = await world.answer(client)
+            for _ in range(10):
+                await answer.say("Much to say.", frames=40)
+        await good.speak()
+        answer = await world.answer(good)
+        await answer.say("Hello!", frames=40)
+        await answer.end()
+        await good.until("chunked_streaming_complete")
+        assert waiting_bytes(world) < 10 << 17
+
+
+def frame(opcode: Opcode, data: bytes, *, fin: bool = True) -> bytes:
+    """A frame of a client."""
+    return Frame(opcode, data, fin).serialize(mask=True)
+
+
+def waiting_bytes(world: World) -> int:
+    """What waits in this edge for all clients to be read."""
+    connections: set[Any] = world.server.server_state.connections
+    return sum(each.transport.get_write_buffer_size() for each in connections)
