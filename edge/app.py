@@ -20,8 +20,9 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from edge.auth import Gate, subprotocol
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent / "page"
 
-_STATUS = {"unauthorized": 401, "overloaded": 503}
+_STATUS = {"unauthorized": 401, "not_found": 404, "overloaded": 503}
 """How a refused handshake is answered; anything else is 400."""
 
 
@@ -64,18 +65,24 @@ class Page(StaticFiles):
 
 
 class App:
-    """The endpoints, over the services of this edge."""
+    """The endpoints, over the services of this edge: an ASGI application."""
 
     def __init__(self, services: Services, sessions: Sessions) -> None:
         self._services = services
         self._sessions = sessions
         self._gate = Gate(services.settings)
+        self._routes = self._routed()
 
-    def routes(self) -> Starlette:
-        """The ASGI application."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request by its route; a socket beside them, for all their layers would stand around it."""
+        if scope["type"] == "websocket":
+            await self._ws(WebSocket(scope, receive, send))
+        else:
+            await self._routes(scope, receive, send)
+
+    def _routed(self) -> Starlette:
         return Starlette(
             routes=[
-                WebSocketRoute("/ws", self._ws),
                 Route("/ws", self._door),
                 Route("/healthz", self._healthz),
                 Route("/readyz", self._readyz),
@@ -87,12 +94,16 @@ class App:
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         running = asyncio.create_task(self._services.run(), name="services")
+        watching = asyncio.create_task(self._sessions.watch(), name="watch")
         yield
         running.cancel()
-        await asyncio.wait([running])
+        watching.cancel()
+        await asyncio.wait([running, watching])
 
     async def _ws(self, socket: WebSocket) -> None:
         try:
+            if socket.url.path != "/ws":
+                raise ClientError("not_found", "the socket is at /ws")
             encoding = _encoding(socket)
             with self._let_in(socket):
                 await socket.accept(subprotocol=subprotocol(socket.headers))

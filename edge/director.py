@@ -106,8 +106,13 @@ class Director:
             self._failing[turn] = (time.monotonic() + tell_within_s, error)
             self.carry_out(effects, error)
 
+    @property
+    def restless(self) -> bool:
+        """Whether there is anything for `tick` to look at."""
+        return bool(self._failing) or self._dialogue.conversation.awaited is not None
+
     async def tick(self, confirm: Job) -> None:
-        """Look, about each second, at what takes too long.
+        """Look, about each second while `restless`, at what takes too long.
 
         `confirm` makes sure that the utterance stands in the log.
         """

@@ -21,6 +21,7 @@ from edge.keeper import Keeper
 from edge.room import Room
 from edge.services import Services
 from edge.sessions import Sessions
+from edge.sockets import Config
 from shared import heap, logs
 from shared.batch import Batch
 from shared.errors import ParleyError, SettingsError
@@ -42,10 +43,9 @@ END_S = 1.4
 MOMENT_S = 0.5
 """For how long at least an edge that stops says so to those who come: its balancer still sends them."""
 
-PING_S = 20.0
-
-ABOVE_LIMIT_BYTES = 64 << 10
-"""By how much a message may be too large and still be answered by `error`; beyond, the socket is closed."""
+UNSENT_BYTES = 128 << 10
+"""How much the kernel takes of what it cannot send yet. More would wait where nobody sees it: a client that
+reads slowly would seem to read well, and a ping would come minutes late."""
 
 
 def main() -> int:
@@ -71,6 +71,7 @@ def listen(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Accepted sockets inherit it. Without it a client that vanished, or never reads, is held for ever.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_TIMEOUT_MS)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         listening.bind(address)
     except OSError as error:
         listening.close()
@@ -90,20 +91,7 @@ class Server(uvicorn.Server):
 def make_server(services: Services, sessions: Sessions) -> Server:
     """The server of an edge, not yet listening."""
     logging.getLogger("uvicorn.error").addFilter(_worth_a_line)
-    config = uvicorn.Config(
-        App(services, sessions).routes(),
-        ws="websockets-sansio",
-        ws_max_size=services.settings.max_message_bytes + ABOVE_LIMIT_BYTES,
-        ws_per_message_deflate=False,
-        ws_ping_interval=PING_S,
-        ws_ping_timeout=PING_S,
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=1,
-    )
-    return Server(config)
+    return Server(Config(App(services, sessions), services.settings))
 
 
 def make_services(settings: Settings, store: Store, detector: Detector | None = None) -> Services:

@@ -4,7 +4,8 @@
     socket <─ outlet <─ downlink <─ text log, speech log
 
 Owns the tasks of a session and their end. A lost socket ends the session, not the conversation: whoever shows
-its token, here or at another edge, resumes it.
+its token, here or at another edge, resumes it. All but the outlet is made at the first message that needs it:
+until then a session is little more than its socket.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from edge.greeting import server_config
 from edge.outlet import Outlet, SocketGone
 from edge.protocols import messages
 from edge.protocols.encoding import Encoding
-from edge.protocols.native import AudioChunk, ClientMessage, Resume, decode
+from edge.protocols.native import AudioChunk, Bye, ClientMessage, Ping, Resume, Status, decode
 from edge.room import overloaded
 from edge.services import Services
 from edge.survey import Survey, survey
@@ -41,8 +42,6 @@ from shared.wire import Address, Log
 
 log = logging.getLogger(__name__)
 
-TICK_S = 1.0
-SEND_WITHIN_S = 10.0
 FINISH_WITHIN_S = 2.0
 """How long the end of a session waits for what is still to be written."""
 
@@ -65,7 +64,6 @@ class Ending:
 
 GOODBYE = Ending("goodbye", NORMAL)
 GONE = Ending("the socket is gone")
-STUCK = Ending("the client does not read")
 SUPERSEDED = Ending("resumed on another socket", TAKEN_OVER)
 DRAINED = Ending("the edge stops", RESTARTS)
 NO_ROOM = Ending("a conversation that there is no room for", TRY_AGAIN_LATER)
@@ -93,14 +91,22 @@ class Session:
         self._admit = admit
         self._outlet = Outlet(socket.send, encoding)
         self._ending: Ending | None = None
-        self._over = asyncio.Event()
-        self._clerk: Clerk
-        self._writing: asyncio.Task[None] | None = None
+        self._over = asyncio.get_running_loop().create_future()
         self._tasks: asyncio.TaskGroup
         self._heard_from = False
         self._unsettled = False
         self._leaves = False
-        self._assemble(Dialogue(self.hold.conversation, new_token()))
+        self._token = new_token()
+        self._assembled = False
+        """Whether there is what follows."""
+        self._dialogue: Dialogue
+        self._clerk: Clerk
+        self._writing: asyncio.Task[None]
+        self._director: Director
+        self._downlink: Downlink
+        self._uplink: Uplink
+        self._late: asyncio.Event
+        bind(conversation=self.hold.conversation)
 
     async def run(self) -> None:
         """Serve the client until it or this edge goes."""
@@ -120,10 +126,6 @@ class Session:
         """Redis has lost the meta hash."""
         self._director.establish()
 
-    def leave(self) -> None:
-        """The client says goodbye."""
-        self._end(GOODBYE)
-
     def stop(self) -> None:
         """The edge stops now."""
         self._end(DRAINED)
@@ -135,8 +137,14 @@ class Session:
             await self._outlet.send(messages.going_away(deadline_ms))
         except SocketGone:
             self._end(GONE)
-        if self._dialogue.conversation.state is State.LISTENING:
+        self.look()
+
+    def look(self) -> None:
+        """See, about each second, whether it is time to go, or something takes too long."""
+        if self._leaves and (not self._assembled or self._dialogue.conversation.state is State.LISTENING):
             self._end(DRAINED)
+        elif self._assembled and self._director.restless:
+            self._late.set()
 
     def follow(self) -> None:
         """A turn begins: see to it that its answer is told."""
@@ -150,9 +158,7 @@ class Session:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
                 tasks.create_task(self._receive(), name="receive")
-                tasks.create_task(self._watch(), name="watch")
-                tasks.create_task(self._tick(), name="tick")
-                await self._over.wait()
+                await self._over
                 raise _Over
         except* _Over:
             pass
@@ -166,7 +172,7 @@ class Session:
 
     async def _receive(self) -> None:
         config = server_config(self._services)
-        await self._outlet.send(messages.connection(self._dialogue.id, self._dialogue.token, config))
+        await self._outlet.send(messages.connection(self.hold.conversation, self._token, config))
         while True:
             event = await self._socket.receive()
             read_at = time.monotonic()
@@ -195,7 +201,17 @@ class Session:
             # By this message the client proves that it has the new token.
             self._unsettled = False
             self._clerk.add("the old resume token", self.hold.settle)
-        await self._uplink.handle(message, read_at)
+        match message:
+            case Ping():
+                await self._outlet.send(messages.pong())
+            case Status():
+                await self._tell_status()
+            case Bye():
+                self._end(GOODBYE)
+            case _:
+                if not self._assembled:
+                    self._assemble(Dialogue(self.hold.conversation, self._token))
+                await self._uplink.handle(message, read_at)
 
     async def _begins(self) -> bool:
         """Whether a new conversation may begin here; if not, the client is told and the session ends."""
@@ -208,17 +224,18 @@ class Session:
             return False
         return True
 
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(TICK_S)
-            if self._outlet.held_s > SEND_WITHIN_S:
-                self._end(STUCK)
-            if self._leaves and self._dialogue.conversation.state is State.LISTENING:
-                self._end(DRAINED)
+    async def _tell_status(self) -> None:
+        turn, state, unplayed = 0, State.LISTENING, 0
+        if self._assembled:
+            conversation = self._dialogue.conversation
+            turn, state = conversation.turn, conversation.state
+            unplayed = self._downlink.player.playout.frames
+        await self._outlet.send(messages.status(self.hold.conversation, turn, state.value, unplayed))
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(TICK_S)
+            await self._late.wait()
+            self._late.clear()
             await self._director.tick(self._uplink.confirm)
 
     # ---- resuming
@@ -299,7 +316,7 @@ class Session:
     ) -> None:
         bind(conversation=dialogue.id)
         self._dialogue = dialogue
-        self._employ(Clerk(self.lost))
+        self._clerk = Clerk(self.lost)
         self._director = Director(self._services, self, dialogue, self._clerk)
         self._downlink = Downlink(
             dialogue,
@@ -313,18 +330,17 @@ class Session:
         self._uplink = Uplink(
             self._services, self, dialogue, self._director, self._outlet, input_samples=input_samples
         )
-
-    def _employ(self, clerk: Clerk | None) -> None:
-        """Let a clerk work outside of the task group: it has things to finish when the session is over."""
-        if self._writing is not None:
-            self._writing.cancel()
-        if clerk is not None:
-            self._clerk, self._writing = clerk, asyncio.create_task(clerk.run(), name="clerk")
+        self._late = asyncio.Event()
+        self._tasks.create_task(self._tick(), name="tick")
+        # Outside of the task group: the clerk has things to finish when the session is over.
+        self._writing = asyncio.create_task(self._clerk.run(), name="clerk")
+        self._assembled = True
 
     def _end(self, ending: Ending) -> None:
         if self._ending is None:
             self._ending = ending
-            self._over.set()
+            if not self._over.done():
+                self._over.set_result(None)
 
     async def _close(self, ending: Ending) -> None:
         """Close the socket, write what is still to be written, and give the conversation up."""
@@ -332,9 +348,11 @@ class Session:
         if ending.code is not None:
             await self._outlet.close(ending.code, ending.reason)
         self._services.keeper.remove(self)
+        if not self._assembled:
+            return
         if self._director.established and ending is not SUPERSEDED:
             await self._give_up(ended=ending is GOODBYE)
-        self._employ(None)
+        self._writing.cancel()
 
     async def _give_up(self, *, ended: bool) -> None:
         self._forget_unwritten_turn()

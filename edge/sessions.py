@@ -15,6 +15,8 @@ from shared.errors import ClientError
 
 log = logging.getLogger(__name__)
 
+LOOK_EACH_S = 1.0
+
 LAST_MOMENT_S = 0.5
 """What is left of a drain when the sessions that still run are closed."""
 
@@ -44,7 +46,7 @@ class Rush:
 
 
 class Sessions:
-    """Counts, and drains."""
+    """Counts, drains, and keeps the time."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -95,6 +97,13 @@ class Sessions:
             yield
         finally:
             self._sessions.discard(session)
+
+    async def watch(self) -> None:
+        """Have each session look now and then at what takes too long, for ever: one loop for all of them."""
+        while True:
+            await asyncio.sleep(LOOK_EACH_S)
+            for session in list(self._sessions):
+                session.look()
 
     async def drain(self, within_s: float) -> None:
         """Let nobody in, tell all to go, and close what is left shortly before the time is over."""

@@ -8,8 +8,6 @@ Raises `ClientError` for whatever a client is answered by `error`.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from edge.dialogue import Dialogue
 from edge.dictation import Dictation
 from edge.director import Director
@@ -19,29 +17,17 @@ from edge.outlet import Outlet
 from edge.protocols import messages
 from edge.protocols.native import (
     AudioChunk,
-    Bye,
     ClientMessage,
     Configure,
     EndOfUtterance,
-    Ping,
     Playback,
-    Status,
     Text,
     UserInterrupt,
 )
 from edge.services import Services
-from edge.turns import Host as TurnsHost
-from edge.turns import Turns
+from edge.turns import Host, Turns
 from shared.errors import ClientError
 from shared.wire import UtteranceEnd
-
-
-class Host(TurnsHost, Protocol):
-    """The session as its uplink sees it."""
-
-    def leave(self) -> None:
-        """The client says goodbye."""
-        ...
 
 
 class Uplink:
@@ -58,7 +44,6 @@ class Uplink:
         input_samples: int = 0,
     ) -> None:
         self._room = services.room
-        self._host = host
         self._dialogue = dialogue
         self._director = director
         self._outlet = outlet
@@ -83,12 +68,6 @@ class Uplink:
                 self._interrupt(message)
             case Playback():
                 self._director.downlink.player.report(message.turn, message.played_ms)
-            case Ping():
-                await self._outlet.send(messages.pong())
-            case Status():
-                await self._status()
-            case Bye():
-                self._host.leave()
             case _:
                 raise ClientError("wrong_state", "resume must be the first message of a socket")
 
@@ -140,10 +119,3 @@ class Uplink:
         if turn is not None and message.played_ms is not None:
             self._director.downlink.player.report(turn, message.played_ms)
         self._director.carry_out(conversation.interrupt())
-
-    async def _status(self) -> None:
-        conversation = self._dialogue.conversation
-        unplayed = self._director.downlink.player.playout.frames
-        await self._outlet.send(
-            messages.status(self._dialogue.id, conversation.turn, conversation.state.value, unplayed)
-        )

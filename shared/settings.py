@@ -79,6 +79,9 @@ class Settings:
         kinds.number(100, 60_000, "ms"),
         "how long a turn may wait for a worker before no more turns and conversations are let in",
     )
+    handshake_s: float = _setting(
+        5.0, kinds.number(0.1, 60, "s"), "how long a connection may take to ask for something"
+    )
     max_attached: int = _setting(64, kinds.whole(1, 10_000), "turns that one worker is attached to at once")
     parley_api_keys: tuple[str, ...] = _setting((), kinds.API_KEYS, "keys, one of which a client must show")
     parley_open: bool = _setting(False, kinds.FLAG, "1: listen beyond loopback without keys")

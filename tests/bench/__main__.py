@@ -14,6 +14,7 @@ from tests.bench import (
     ears,
     first_audio,
     hops,
+    idle,
     overload,
     takeover,
     thinking_ahead,
@@ -30,6 +31,7 @@ BENCHES = {
     "ears": ears.run,
     "detection": detection.run,
     "overload": overload.run,
+    "idle": idle.run,
 }
 
 

@@ -9,11 +9,10 @@ the edge's process, all its threads, out of `/proc`.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from contextlib import AsyncExitStack
-from pathlib import Path
 
+from tests.bench.process import cpu_s
 from tests.bench.running import running
 from tests.bench.table import Summary, show, summary
 from tests.microphone import Microphone, live, microphone
@@ -63,9 +62,9 @@ async def _measured(pid: int, url: str, count: int, detection: str, pcm: bytes) 
             await streams.enter_async_context(live(mic))
             await asyncio.sleep(0.02 / count)  # people do not speak in step
         await asyncio.sleep(SETTLED_S)
-        before_s = _cpu_s(pid)
+        before_s = cpu_s(pid)
         await asyncio.sleep(MEASURED_S)
-        used = (_cpu_s(pid) - before_s) / MEASURED_S / count * 100
+        used = (cpu_s(pid) - before_s) / MEASURED_S / count * 100
         return used, await asyncio.gather(*map(_ping_ms, mics))
 
 
@@ -73,9 +72,3 @@ async def _ping_ms(mic: Microphone) -> float:
     sent_s = time.monotonic()
     await mic.send("ping")
     return (mic.when(await mic.first("pong")) - sent_s) * 1000
-
-
-def _cpu_s(pid: int) -> float:
-    """What a process has used of the processors, in seconds, all its threads, in user and kernel."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -369,7 +369,7 @@ async def test_a_closing_that_redis_was_away_for_is_made_before_the_next_turn(
 async def test_a_client_that_does_not_read_is_cut_off_and_may_resume(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.session.SEND_WITHIN_S", 1.0)
+    monkeypatch.setattr("edge.sockets.SEND_WITHIN_S", 1.0)
     narrow = socket.create_connection(("127.0.0.1", world.port))
     narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     url = f"ws://127.0.0.1:{world.port}/ws?encoding=msgpack"
@@ -400,7 +400,7 @@ async def test_an_unforeseen_error_ends_its_own_session_only(
         async def breaks(*_: object) -> None:
             raise ZeroDivisionError("nobody thought of this")
 
-        monkeypatch.setattr("edge.uplink.Uplink._status", breaks)
+        monkeypatch.setattr("edge.session.Session._tell_status", breaks)
         await unlucky.send("status")
         assert await unlucky.closed() == 1011
         await healthy.send("ping")

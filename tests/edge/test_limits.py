@@ -19,7 +19,7 @@ from edge.conversation import MAX_WAITING
 from edge.downlink import EARLY_FRAMES
 from edge.intake import ROUNDING_SAMPLES
 from edge.room import Room
-from edge.server import ABOVE_LIMIT_BYTES
+from edge.sockets import ABOVE_LIMIT_BYTES
 from shared.audio import InputDecoder
 from shared.errors import AudioError, ClientError
 from shared.keys import JOBS, MAX_TURN_BYTES, MAX_WAITING_JOBS, batch_key

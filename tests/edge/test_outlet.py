@@ -6,7 +6,7 @@ import pytest
 from starlette.types import Message
 from starlette.websockets import WebSocketDisconnect
 
-from edge.outlet import Outlet, SocketGone
+from edge.outlet import MAX_IN_LINE, Outlet, SocketGone
 from edge.protocols.encoding import Encoding
 from tests.conftest import eventually
 
@@ -45,12 +45,25 @@ async def test_a_message_whose_reason_is_gone_when_its_turn_comes_is_not_sent() 
     unwanted = False
     first = asyncio.create_task(outlet.send({"type": "pong"}))
     second = asyncio.create_task(outlet.send({"type": "frame"}, unless=lambda: unwanted))
-    await eventually(lambda: outlet.held_s > 0, "the first is held up")
+    await eventually(lambda: outlet.in_line == 2, "the first is held up")
     unwanted = True
     wire.free.set()
     assert (await first, await second) == (True, False)
     assert len(wire.sent) == 1
-    assert outlet.held_s == 0.0
+    assert outlet.in_line == 0
+
+
+async def test_more_messages_than_a_session_has_writers_never_wait() -> None:
+    wire = Wire()
+    outlet = Outlet(wire.send, Encoding.JSON)
+    wire.free.clear()
+    sending = [asyncio.create_task(outlet.send({"type": "pong"})) for _ in range(MAX_IN_LINE)]
+    await eventually(lambda: outlet.in_line == MAX_IN_LINE, "all wait")
+    with pytest.raises(AssertionError):
+        await outlet.send({"type": "pong"})
+    wire.free.set()
+    assert all(await asyncio.gather(*sending))
+    assert await outlet.send({"type": "pong"})
 
 
 @pytest.mark.parametrize("error", [WebSocketDisconnect(1006), OSError("reset"), RuntimeError("closed")])

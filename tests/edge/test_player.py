@@ -120,7 +120,7 @@ async def test_of_frames_that_are_due_together_only_the_one_being_written_passes
         await stage.put(lines)
         stage.reads.clear()
         stage.player.go_on()
-        await eventually(lambda: stage.outlet.held_s > 0, "the first is being written")
+        await eventually(lambda: stage.outlet.in_line > 0, "the first is being written")
         stage.player.halt()
         stage.reads.set()
         await stage.tells(["0"])
@@ -135,7 +135,7 @@ async def test_of_an_answer_that_is_halted_and_then_cut_nothing_more_is_written(
         await stage.put(lines[:1])
         stage.reads.clear()
         other = asyncio.create_task(stage.outlet.send({"type": "pong"}))
-        await eventually(lambda: stage.outlet.held_s > 0, "something else is being written")
+        await eventually(lambda: stage.outlet.in_line > 0, "something else is being written")
         playout = stage.player.playout
         until_ms = playout.sounds_until_ms
         waiting = asyncio.create_task(stage.put(lines[1:]))

@@ -13,7 +13,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from edge.server import UNREAD_TIMEOUT_MS, listen
+from edge.server import UNREAD_TIMEOUT_MS, UNSENT_BYTES, listen
 from shared.keys import WORKERS, Role, worker_key
 from shared.settings import EX_CONFIG
 from shared.store import Store
@@ -154,11 +154,12 @@ def test_a_port_that_is_taken_is_said_in_one_line(redis_url: str) -> None:
     assert len(errors.splitlines()) == 1
 
 
-def test_connections_that_do_not_take_what_is_sent_are_given_up_by_the_kernel() -> None:
+def test_of_a_client_that_does_not_take_what_is_sent_the_kernel_keeps_little_and_not_for_long() -> None:
     with listen("127.0.0.1", 0) as listening:
         listening.listen()
         with socket.create_connection(listening.getsockname()):
             accepted, _ = listening.accept()
             with accepted:
                 timeout_ms = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
-    assert timeout_ms == UNREAD_TIMEOUT_MS
+                unsent_bytes = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+    assert (timeout_ms, unsent_bytes) == (UNREAD_TIMEOUT_MS, UNSENT_BYTES)

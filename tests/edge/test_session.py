@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 from functools import partial
 
@@ -216,6 +217,36 @@ async def test_nothing_is_written_before_the_first_turn_or_configure(world: Worl
         await client.send("text", text="Hello")
         await world.answer(client)
         await eventually(partial(world.exists, meta_key(client.conversation)), "the meta hash")
+
+
+async def test_a_client_that_says_nothing_of_a_conversation_costs_little_more_than_its_socket(
+    world: World,
+) -> None:
+    async with world.socket() as client:
+        await client.greet()
+        await client.send("ping")
+        await client.send("status")
+        status = await client.until("status")
+        assert (status["turn"], status["state"], status["unplayed_frames"]) == (0, "listening", 0)
+        assert not {"clerk", "tick"} & running_tasks()
+        await client.configure()
+        assert {"clerk", "tick"} <= running_tasks()
+        await client.send("bye")
+        assert await client.closed() == 1000
+    await eventually(lambda: not {"clerk", "tick"} & running_tasks(), "nothing is left of it")
+
+
+def running_tasks() -> set[str]:
+    """The names of the tasks that run."""
+    return {task.get_name() for task in asyncio.all_tasks()}
+
+
+async def test_a_goodbye_may_be_the_first_word(world: World) -> None:
+    async with world.socket() as client:
+        await client.greet()
+        await client.send("bye")
+        assert await client.closed() == 1000
+        assert await world.keys() == []
 
 
 async def test_configure_alone_makes_a_conversation_that_can_be_resumed(world: World) -> None:
