@@ -66,6 +66,7 @@ class Downlink:
         self._carry_out = carry_out
         self._transcript = transcript or Transcript()
         self._moved = asyncio.Event()
+        self._telling = asyncio.Lock()
         self.player = Player(
             dialogue, outlet, self._transcript, carry_out, lead_ms=lead_ms, moved=self._moved
         )
@@ -126,8 +127,11 @@ class Downlink:
         async for entry in cursor:
             turn = entry.address.turn
             self._dialogue.notes(turn).moved_at = time.monotonic()
-            for line in self._transcript.fold(log_, entry):
-                await self._tell(line)
+            async with self._telling:
+                # One entry after the other, of whichever log: a text may bring many frames along, and none of
+                # those that come while they are told may overtake them.
+                for line in self._transcript.fold(log_, entry):
+                    await self._tell(line)
             self._folded[log_] = entry.address
             self._moved.set()
             if entry.final:
