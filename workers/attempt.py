@@ -164,28 +164,38 @@ class Attempts:
         await asyncio.sleep(AGAIN_S)
         return cause
 
-    async def keep(self, released: asyncio.Event) -> None:
-        """Once the turn has `ended`: write again what Redis forgets of it, until it cannot or is `released`.
+    async def confirm(self) -> None:
+        """Until cancelled: write again what Redis forgets of the turn.
 
-        Whoever reads the log may be behind, and nobody else has what stood there.
+        Whoever reads the log may miss it, and nobody else has what stood there.
         """
-        assert self.turn is not None
+        while True:
+            await asyncio.sleep(CONFIRM_S)
+            await self._stands()
+
+    async def keep(self, released: asyncio.Event) -> None:
+        """Once the turn has `ended`: do so until Redis cannot forget it any more, or until `released`."""
         keep_until = time.monotonic() + KEEP_S
         while not released.is_set() and time.monotonic() < keep_until:
             with suppress(TimeoutError):
                 async with asyncio.timeout(CONFIRM_S):
                     await released.wait()
-            try:
-                stands = await self.turn.writer.confirm()
-            except TurnTaken:
-                return
-            except StoreError as error:
-                log.warning("what was written may be lost: %s", error)
-                stands = False
-            except LogError:
-                continue  # A later turn has begun here, or will once the end of the one before stands again.
-            if not stands:
+            if not await self._stands():
                 keep_until = time.monotonic() + KEEP_S
+
+    async def _stands(self) -> bool:
+        """Whether all that was written stood already."""
+        if self.turn is None or not self.turn.writer.entries:
+            return True
+        try:
+            return await self.turn.writer.confirm()
+        except StoreError as error:
+            log.warning("what was written may be lost: %s", error)
+            return False
+        except LogError as error:
+            # Another has the log now; or a later turn does, or the end of the one before is not there yet.
+            log.debug("nothing is written again: %s", error)
+            return True
 
     def _new_turn(self) -> Turn:
         output, window_s = self._part.output, self._settings.resume_window_s

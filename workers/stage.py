@@ -269,9 +269,7 @@ class Stage:
         claim = held.claim
         with logs.bind(conversation=claim.conversation, turn=claim.turn):
             try:
-                cause: str | None = await self._first_cause(claim)
-                while cause is not None:
-                    cause = await self._make(held.attempts, cause)
+                await self._attempt(held)
                 if held.attempts.ended:
                     self._room.set()
                     await held.attempts.keep(self._asked)
@@ -280,6 +278,15 @@ class Stage:
                 log.warning("a claim lapses by itself: %s", error)
             finally:
                 self._forget(held)
+
+    async def _attempt(self, held: _Held) -> None:
+        confirming = asyncio.create_task(held.attempts.confirm(), name="confirm")
+        try:
+            cause: str | None = await self._first_cause(held.claim)
+            while cause is not None:
+                cause = await self._make(held.attempts, cause)
+        finally:
+            confirming.cancel()
 
     async def _first_cause(self, claim: Claim) -> str:
         if claim.cause != "retry":

@@ -190,6 +190,27 @@ async def test_a_turn_that_redis_fails_is_taken_up_again_as_often_as_it_takes(
     assert takes == ["claim"] + ["reclaim"] * 2 * ATTEMPTS
 
 
+async def test_what_redis_forgets_of_a_turn_whose_writer_is_silent_is_written_again(
+    store: Store, desk: Desk, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def say_one_word(turn: Turn) -> None:
+        await turn.writer.append(Token("word", (1,)))
+        await wait_for_ever(turn)
+
+    async def said() -> bool:
+        return len(await desk.read(Log.TEXT, 1)) == 2
+
+    monkeypatch.setattr(attempt, "CONFIRM_S", 0.05)
+    async with running(Replies(say_one_word)):
+        await desk.ask(1, None, Role.REPLY)
+        await eventually(said, "the word")
+        written = await desk.read(Log.TEXT, 1)
+        await forget_from(store, log_key(desk.conversation, Log.TEXT), Address(1, 0))
+        await eventually(said, "the word again")
+        again = await desk.read(Log.TEXT, 1)
+        assert again == written
+
+
 async def test_what_redis_forgets_of_an_answer_just_written_is_written_again(
     store: Store, desk: Desk, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
