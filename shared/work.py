@@ -225,10 +225,11 @@ class Heartbeat(threading.Thread):
     """Refreshes claims and the worker's announcement each quarter of the lease.
 
     A thread with a connection of its own, so that no model call can hold it up. `held` answers with the ids
-    to refresh, `counts` with what is announced beside their number; `lost` is called, in this thread as those
-    are, with the ids that another worker has. A claim that nobody has is no reason to stop: if Redis forgot
-    it, only this worker has what is written in the turn, until somebody takes its log; and if a peer was done
-    with it, the log says so.
+    to refresh, or with `None` if the worker hangs: then nothing is refreshed, nor announced. `counts` answers
+    with what is announced beside their number. `lost` is called, in this thread as those are, with the ids
+    that another worker has. A claim that nobody has is no reason to stop: if Redis forgot it, only this
+    worker has what is written in the turn, until somebody takes its log; and if a peer was done with it, the
+    log says so.
     """
 
     def __init__(
@@ -237,7 +238,7 @@ class Heartbeat(threading.Thread):
         announcement: Announcement,
         *,
         lease_s: float,
-        held: Callable[[], Sequence[str]],
+        held: Callable[[], Sequence[str] | None],
         lost: Callable[[str], None],
         counts: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
@@ -276,7 +277,9 @@ class Heartbeat(threading.Thread):
         self._redis.close()
 
     def _beat(self) -> None:
-        held = list(self._held())
+        held = self._held()
+        if held is None:
+            return
         name, role = self.announcement.name, self.announcement.role
         # Claims first: at `maxmemory` they can be refreshed, but nothing can be announced.
         if isinstance(role, Role):

@@ -29,7 +29,8 @@ def main(role: str, make_handler: Callable[[Settings], Handler]) -> int:
     """Run a worker until SIGTERM or SIGINT; its exit status.
 
     78 means a setting that cannot be used, an engine that cannot be loaded included: what is missing or wrong
-    then is so at the next start too. Not so a GPU that is full: that is 1, and worth another start.
+    then is so at the next start too. Not so a GPU that is full: that is 1, and worth another start, as is an
+    event loop that hangs.
     """
     settings = load()
     logs.configure(settings.log_level, role)
@@ -50,10 +51,16 @@ def main(role: str, make_handler: Callable[[Settings], Handler]) -> int:
     return 0
 
 
+def _end() -> None:
+    """End the process from another thread than the event loop's, which does not listen any more."""
+    log.critical("the event loop hangs: the process ends")
+    os._exit(1)
+
+
 async def _work(settings: Settings, handler: Handler, role: str) -> None:
     store = Store(await asyncio.to_thread(redis_url, settings, REDIS_WAIT_S))
     name = settings.worker_name or f"{socket.gethostname()}.{role}.{os.getpid()}"
-    stage = Stage(settings, store, handler, name)
+    stage = Stage(settings, store, handler, name, _end)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stage.drain)

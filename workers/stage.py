@@ -28,6 +28,7 @@ from shared.settings import Settings
 from shared.store import Store
 from shared.work import Announcement, Claim, Heartbeat, WorkQueue, bury
 from workers.attempt import AGAIN_S, Attempts, Part
+from workers.pulse import Pulse
 
 log = logging.getLogger(__name__)
 
@@ -88,9 +89,21 @@ class _Held:
 
 
 class Stage:
-    """Runs one handler over all turns that this worker claims. `name` is stable over its restarts."""
+    """Runs one handler over all turns that this worker claims. `name` is stable over its restarts.
 
-    def __init__(self, settings: Settings, store: Store, handler: Handler, name: str) -> None:
+    `hangs` is called, by another thread, when the event loop has made no pass for `STALL_S`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        handler: Handler,
+        name: str,
+        hangs: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._hangs = hangs
+        self._pulse = Pulse()
         self._settings = settings
         self._store = store
         self._handler = handler
@@ -131,6 +144,7 @@ class Stage:
             counts=self._counts,
         )
         following = asyncio.create_task(self._reader.run(), name="reader")
+        beating = asyncio.create_task(self._pulse.run(), name="pulse")
         heartbeat.start()
         log.info("ready: %s", announcement.reason)
         try:
@@ -141,6 +155,7 @@ class Stage:
         finally:
             await asyncio.to_thread(heartbeat.stop)
             following.cancel()
+            beating.cancel()
             await self._queue.close()
 
     async def _reach_redis(self) -> None:
@@ -230,8 +245,12 @@ class Stage:
         held = self._held[claim.id] = _Held(claim, attempts)
         held.task = asyncio.create_task(self._serve(held), name=f"turn-{claim.conversation}-{claim.turn}")
 
-    def _alive(self) -> list[str]:
-        """The claims to refresh. Called by the heartbeat's thread."""
+    def _alive(self) -> list[str] | None:
+        """The claims to refresh; `None` if the event loop hangs. Called by the heartbeat's thread."""
+        silent_s = self._pulse.silent_s()
+        if silent_s > self._settings.stall_s:
+            self._hangs()
+            return None
         return [claim_id for claim_id, held in list(self._held.items()) if not held.attempts.stalled]
 
     def _counts(self) -> dict[str, int]:

@@ -20,7 +20,7 @@ class Beating:
     """A heartbeat, what it is to refresh, and what it says is lost."""
 
     def __init__(self, url: str) -> None:
-        self.held: list[str] = []
+        self.held: list[str] | None = []
         self.lost: list[str] = []
         self.counts = {"computing": 1, "wasted_starts": 3}
         announcement = Announcement("w", Role.REPLY, "scripted", "asked for", 8, (("anna", "de"),))
@@ -75,6 +75,25 @@ async def test_a_heartbeat_announces_its_worker_and_takes_it_back(redis_url: str
         assert await store.call("SMEMBERS", WORKERS) == [b"w"]
     assert not await announced(store)
     assert await store.call("SMEMBERS", WORKERS) == []
+
+
+async def test_a_worker_that_hangs_keeps_nothing_and_is_announced_no_more(
+    redis_url: str, store: Store, worker: Worker
+) -> None:
+    await offered(store)
+    mine, other = worker("w"), worker("other")
+    await mine.pending(1)
+    (claim,) = await mine.wait(1)
+    await lapsed(store, claim)
+
+    async def forgotten() -> bool:
+        return not await announced(store)
+
+    with beating(redis_url) as beat:
+        await eventually(lambda: announced(store), "the announcement")
+        beat.held = None
+        await eventually(forgotten, "the announcement lapses")
+        assert [claim.id for claim in await reclaimed(other, 1)] == [claim.id]
 
 
 async def test_a_heartbeat_keeps_all_that_is_held(redis_url: str, store: Store, worker: Worker) -> None:

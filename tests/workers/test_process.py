@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from shared.keys import Role
 from shared.settings import EX_CONFIG
+from tests.workers.conftest import QUICK, Desk
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,3 +84,22 @@ def test_no_library_in_a_worker_gets_to_the_hub(hub: socket.socket, tmp_path: Pa
 @pytest.mark.parametrize(("words", "status"), [([], EX_CONFIG), (["retryable"], 1)])
 def test_a_worker_is_started_again_only_where_that_may_help(words: list[str], status: int) -> None:
     assert run(["-c", ASKING, *words], {}).returncode == status
+
+
+HANGING = """
+import sys, time
+from tests.workers.replies import Replies
+from workers.process import main
+
+async def hang(turn):
+    time.sleep(3600)
+
+sys.exit(main("llm", lambda settings: Replies(hang)))
+"""
+
+
+async def test_a_worker_whose_event_loop_hangs_ends_and_says_so(redis_url: str, desk: Desk) -> None:
+    await desk.ask(1, None, Role.REPLY)
+    ended = await asyncio.to_thread(run, ["-c", HANGING], {**QUICK, "REDIS_URL": redis_url})
+    assert ended.returncode == 1
+    assert "the event loop hangs" in ended.stderr
