@@ -15,7 +15,8 @@ from shared import heap, logs
 from shared.errors import EngineError, ParleyError, SettingsError
 from shared.settings import EX_CONFIG, Settings, load, redis_url
 from shared.store import Store
-from workers.stage import Handler, Stage
+from workers.handler import Handler
+from workers.stage import Stage
 
 log = logging.getLogger(__name__)
 

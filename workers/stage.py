@@ -1,9 +1,9 @@
-"""A stage: claims turns, hands each to a handler, takes over from the dead, drains.
+"""A stage: claims turns, has each served by a handler, takes over from the dead, drains.
 
 The same for every role: the LLM worker and the TTS worker are a handler each. A handler reads one log and
 appends to the next; what it need not know is how a turn came to it, and what becomes of it when it fails.
 
-    claim ─> attempts ─> done
+    claim ─> held ─> done
                │ died or stalled: the claim lapses, and whoever takes the log next goes on after what
                └ stands there
 """
@@ -14,20 +14,18 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
 
-from shared import logs
 from shared.errors import StoreError
-from shared.keys import Role
-from shared.log import persist
 from shared.reader import Reader
 from shared.settings import Settings
 from shared.store import Store
-from shared.work import Announcement, Claim, Heartbeat, WorkQueue, bury
-from workers.attempt import AGAIN_S, Attempts, Part
+from shared.work import Claim, Heartbeat, WorkQueue
+from workers.attempt import AGAIN_S
+from workers.handler import Handler
+from workers.held import Held, Means
 from workers.pulse import Pulse
 
 log = logging.getLogger(__name__)
@@ -42,50 +40,6 @@ HAND_BACK_S = 0.5
 
 WRITERS_FIRST_S = 2.0
 """How long nothing is claimed once Redis is back: twice as long as a writer waits between two attempts."""
-
-OUTAGE_S = 1.0
-"""The pause before a turn is taken up again that Redis refused, or did not answer for too long."""
-
-
-class Handler(Part, Protocol):
-    """What a stage does with one turn."""
-
-    def announcement(self, name: str, slots: int) -> Announcement:
-        """What this worker says of itself."""
-        ...
-
-    def counts(self) -> Mapping[str, int]:
-        """What it has counted since it began, by name, for the announcement. Called by another thread."""
-        ...
-
-    async def is_due(self, store: Store, conversation: str, turn: int) -> bool:
-        """Whether there is something for the engine to do. Raises `StoreError`."""
-        ...
-
-
-class _Claimed:
-    """The hold of whoever has claimed a turn."""
-
-    def __init__(self, store: Store, queue: WorkQueue, claim: Claim) -> None:
-        self.conversation, self.number = claim.conversation, claim.turn
-        self._store = store
-        self._queue = queue
-        self._claim = claim
-
-    async def stands(self) -> bool:
-        """Whether the claim is still this worker's."""
-        return not await self._queue.refresh([self._claim.id])
-
-    async def bury(self, role: Role, reason: str) -> None:
-        """Leave a dead letter."""
-        await bury(self._store, role, self.conversation, self.number, reason)
-
-
-@dataclass(eq=False)
-class _Held:
-    claim: Claim
-    attempts: Attempts
-    task: asyncio.Task[None] = field(init=False)
 
 
 class Stage:
@@ -110,10 +64,13 @@ class Stage:
         self._name = name
         self._reader = Reader(store)
         self._queue = WorkQueue(store, handler.role, name, lease_s=settings.lease_s)
-        self._held: dict[str, _Held] = {}
         self._asked_at = 0.0
         self._asked = asyncio.Event()
         self._room = asyncio.Event()
+        self._means = Means(
+            settings, store, self._reader, self._queue, handler, released=self._asked, room=self._room
+        )
+        self._held: dict[str, Held] = {}
 
     @property
     def attached(self) -> int:
@@ -192,12 +149,7 @@ class Stage:
                 unsure = True
                 await asyncio.sleep(random.uniform(AGAIN_S, 3 * AGAIN_S))
                 continue
-            new = [claim for claim in claims if claim.id not in self._held]
-            if self._draining:
-                await self._hand_back(new)
-            else:
-                for claim in new:
-                    self._start(claim)
+            await self._take_up(claims)
 
     async def _let_writers_go_first(self) -> None:
         """What Redis forgot of a turn and its claim, its writer writes again: meanwhile nobody takes it."""
@@ -221,11 +173,10 @@ class Stage:
                 held = self._held.get(claim.id)
                 if held is None:
                     log.info("taking over turn %d of %s", claim.turn, claim.conversation)
-                    self._start(claim)
                 elif held.attempts.stalled:
                     # Its own stalled turn came back: nobody else had room, so this worker tries again.
                     self._drop(held)
-                    self._start(claim)
+            await self._take_up(claims)
             await self._lose_stalled()
 
     async def _lose_stalled(self) -> None:
@@ -239,11 +190,14 @@ class Stage:
         for claim_id in set(stalled) - own:
             self._lose(claim_id)
 
-    def _start(self, claim: Claim) -> None:
-        hold = _Claimed(self._store, self._queue, claim)
-        attempts = Attempts(self._settings, self._store, self._reader, self._handler, hold, self._name)
-        held = self._held[claim.id] = _Held(claim, attempts)
-        held.task = asyncio.create_task(self._serve(held), name=f"turn-{claim.conversation}-{claim.turn}")
+    async def _take_up(self, claims: Iterable[Claim]) -> None:
+        new = [claim for claim in claims if claim.id not in self._held]
+        if self._draining:
+            await self._hand_back(new)
+            return
+        for claim in new:
+            held = self._held[claim.id] = Held(self._means, claim)
+            held.task.add_done_callback(partial(self._forget, held))
 
     def _alive(self) -> list[str] | None:
         """The claims to refresh; `None` if the event loop hangs. Called by the heartbeat's thread."""
@@ -272,56 +226,15 @@ class Stage:
             log.warning("turn %d of %s went to another worker", held.claim.turn, held.claim.conversation)
             self._drop(held)
 
-    def _drop(self, held: _Held) -> None:
+    def _drop(self, held: Held) -> None:
         """Hold the turn no more. Nobody waits for its attempt: what that still writes, the log refuses."""
-        self._forget(held)
         held.task.cancel()
+        self._forget(held)
 
-    def _forget(self, held: _Held) -> None:
+    def _forget(self, held: Held, _: asyncio.Task[None] | None = None) -> None:
         if self._held.get(held.claim.id) is held:
             del self._held[held.claim.id]
             self._room.set()
-
-    # One turn
-
-    async def _serve(self, held: _Held) -> None:
-        claim = held.claim
-        with logs.bind(conversation=claim.conversation, turn=claim.turn):
-            try:
-                await self._attempt(held)
-                if held.attempts.ended:
-                    self._room.set()
-                    await held.attempts.keep(self._asked)
-                await self._queue.done(claim)
-            except StoreError as error:
-                log.warning("a claim lapses by itself: %s", error)
-            finally:
-                self._forget(held)
-
-    async def _attempt(self, held: _Held) -> None:
-        confirming = asyncio.create_task(held.attempts.confirm(), name="confirm")
-        try:
-            cause: str | None = await self._first_cause(held.claim)
-            while cause is not None:
-                cause = await self._make(held.attempts, cause)
-        finally:
-            confirming.cancel()
-
-    async def _first_cause(self, claim: Claim) -> str:
-        if claim.cause != "retry":
-            return claim.cause
-        # Whoever died with a turn that only waited has not failed at it.
-        due = await persist(lambda: self._handler.is_due(self._store, claim.conversation, claim.turn))
-        return "retry" if due else "reclaim"
-
-    async def _make(self, attempts: Attempts, cause: str) -> str | None:
-        try:
-            return await attempts.make(cause)
-        except StoreError as error:
-            # Not the turn's fault, and the claim is this worker's until its heartbeat says otherwise.
-            log.warning("redis fails, the turn waits: %s", error)
-            await asyncio.sleep(random.uniform(0.5, 1.0) * OUTAGE_S)
-            return "reclaim"
 
     # The end
 
@@ -337,7 +250,7 @@ class Stage:
             await asyncio.wait([held.task for held in self._held.values()], timeout=left_s)
         await self._let_go(list(self._held.values()))
 
-    async def _let_go(self, turns: Sequence[_Held]) -> None:
+    async def _let_go(self, turns: Sequence[Held]) -> None:
         for held in turns:
             self._drop(held)
         await self._hand_back([held.claim for held in turns])

@@ -19,9 +19,10 @@ from shared.wire import Address, Chunk, Entry, Log, Open, UtteranceEnd, new_tag
 from shared.work import offer
 from tests.conftest import WITHIN_S
 from workers import attempt
+from workers.handler import Handler
 from workers.jobs import Jobs
 from workers.orders import Order
-from workers.stage import Handler, Stage
+from workers.stage import Stage
 
 QUICK = {
     "LEASE_S": "0.4",

@@ -18,7 +18,7 @@ from tests.conftest import eventually
 from tests.shared.support import calls, forget_from
 from tests.workers.conftest import Desk, Running
 from tests.workers.replies import Replies, end, wait_for_ever
-from workers import attempt, stage
+from workers import attempt, held
 from workers.attempt import ATTEMPTS, failed_attempts
 from workers.turn import Turn
 
@@ -181,7 +181,7 @@ async def test_a_turn_that_redis_fails_is_taken_up_again_as_often_as_it_takes(
             raise StoreFull("Redis is at its maxmemory")
         await end(turn)
 
-    monkeypatch.setattr(stage, "OUTAGE_S", 0.01)
+    monkeypatch.setattr(held, "OUTAGE_S", 0.01)
     handler = Replies(refused)
     async with running(handler):
         await desk.ask(1, None, Role.REPLY)

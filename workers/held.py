@@ -1,0 +1,114 @@
+"""One turn in a worker's hands, from its claim until it is done, handed back or another's.
+
+    claim ─> attempts ─> kept while Redis may forget it ─> done
+
+Owns what the claim means for the attempts: what came before them, and whether it still stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from dataclasses import dataclass
+
+from shared import logs
+from shared.errors import StoreError
+from shared.keys import Role
+from shared.log import persist
+from shared.reader import Reader
+from shared.settings import Settings
+from shared.store import Store
+from shared.work import Claim, WorkQueue, bury
+from workers.attempt import Attempts
+from workers.handler import Handler
+
+log = logging.getLogger(__name__)
+
+OUTAGE_S = 1.0
+"""The pause before a turn is taken up again that Redis refused, or did not answer for too long."""
+
+
+class _Hold:
+    """The hold of whoever has claimed a turn."""
+
+    def __init__(self, store: Store, queue: WorkQueue, claim: Claim) -> None:
+        self.conversation, self.number = claim.conversation, claim.turn
+        self._store = store
+        self._queue = queue
+        self._claim = claim
+
+    async def stands(self) -> bool:
+        """Whether the claim is still this worker's."""
+        return not await self._queue.refresh([self._claim.id])
+
+    async def bury(self, role: Role, reason: str) -> None:
+        """Leave a dead letter."""
+        await bury(self._store, role, self.conversation, self.number, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What one worker serves all its turns with.
+
+    `released` is set when nothing is to be kept any more, `room` by each turn that needs no slot any more.
+    """
+
+    settings: Settings
+    store: Store
+    reader: Reader
+    queue: WorkQueue
+    handler: Handler
+    released: asyncio.Event
+    room: asyncio.Event
+
+
+class Held:
+    """One claimed turn. It is served from its construction on, by a task of its own."""
+
+    def __init__(self, means: Means, claim: Claim) -> None:
+        self.claim = claim
+        self._means = means
+        hold = _Hold(means.store, means.queue, claim)
+        self.attempts = Attempts(
+            means.settings, means.store, means.reader, means.handler, hold, means.queue.consumer
+        )
+        self.task = asyncio.create_task(self._serve(), name=f"turn-{claim.conversation}-{claim.turn}")
+
+    async def _serve(self) -> None:
+        with logs.bind(conversation=self.claim.conversation, turn=self.claim.turn):
+            try:
+                await self._attempt()
+                if self.attempts.ended:
+                    self._means.room.set()
+                    await self.attempts.keep(self._means.released)
+                await self._means.queue.done(self.claim)
+            except StoreError as error:
+                log.warning("a claim lapses by itself: %s", error)
+
+    async def _attempt(self) -> None:
+        confirming = asyncio.create_task(self.attempts.confirm(), name="confirm")
+        try:
+            cause: str | None = await self._first_cause()
+            while cause is not None:
+                cause = await self._make(cause)
+        finally:
+            confirming.cancel()
+
+    async def _first_cause(self) -> str:
+        claim = self.claim
+        if claim.cause != "retry":
+            return claim.cause
+        # Whoever died with a turn that only waited has not failed at it.
+        store, handler = self._means.store, self._means.handler
+        due = await persist(lambda: handler.is_due(store, claim.conversation, claim.turn))
+        return "retry" if due else "reclaim"
+
+    async def _make(self, cause: str) -> str | None:
+        try:
+            return await self.attempts.make(cause)
+        except StoreError as error:
+            # Not the turn's fault, and the claim is this worker's until its heartbeat says otherwise.
+            log.warning("redis fails, the turn waits: %s", error)
+            await asyncio.sleep(random.uniform(0.5, 1.0) * OUTAGE_S)
+            return "reclaim"
