@@ -94,6 +94,7 @@ class Attempts:
         self.taken = False
         self.lost = False
         self.ended = False
+        self._stood = 0
         self._settings = settings
         self._store = store
         self._reader = reader
@@ -105,6 +106,11 @@ class Attempts:
     def computing(self) -> bool:
         """Whether the engine is at work."""
         return self.turn is not None and self.turn.computing
+
+    @property
+    def moves(self) -> bool:
+        """Whether the present attempt has written anything."""
+        return self.turn is not None and len(self.turn.writer.entries) > self._stood
 
     @property
     def waits(self) -> bool:
@@ -126,6 +132,7 @@ class Attempts:
         try:
             await turn.writer.take(cause, self._worker)
             self.taken = True
+            self._stood = len(turn.writer.entries)
             if failed_attempts(turn.writer.entries) >= ATTEMPTS:
                 await self._fail(turn, f"{ATTEMPTS} attempts failed", retryable=True)
             else:

@@ -10,20 +10,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shared import logs
 from shared.errors import StoreError
-from shared.keys import Role
-from shared.log import persist
+from shared.keys import Role, log_key
+from shared.log import persist, read_log
 from shared.reader import Reader
 from shared.settings import Settings
 from shared.store import Store
+from shared.wire import Address
 from shared.work import Claim, WorkQueue, bury
-from workers.attempt import Attempts
+from workers.attempt import Attempts, failed_attempts
 from workers.handler import Handler
 
 log = logging.getLogger(__name__)
+
+LOOK_S = 0.05
+"""How often it is looked whether a suspect has written anything."""
 
 OUTAGE_S = 1.0
 """The pause before a turn is taken up again that Redis refused, or did not answer for too long."""
@@ -61,6 +65,8 @@ class Means:
     handler: Handler
     released: asyncio.Event
     room: asyncio.Event
+    alone: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held for a turn that may have killed its worker, until it moves: its neighbours died of nothing."""
 
 
 class Held:
@@ -90,6 +96,8 @@ class Held:
         confirming = asyncio.create_task(self.attempts.confirm(), name="confirm")
         try:
             cause: str | None = await self._first_cause()
+            if cause == "retry" and await self._is_suspect():
+                cause = await self._make_alone(cause)
             while cause is not None:
                 cause = await self._make(cause)
         finally:
@@ -103,6 +111,25 @@ class Held:
         store, handler = self._means.store, self._means.handler
         due = await persist(lambda: handler.is_due(store, claim.conversation, claim.turn))
         return "retry" if due else "reclaim"
+
+    async def _is_suspect(self) -> bool:
+        """Whether an attempt before the last one has failed too, and nothing was written since."""
+        conversation, turn = self.claim.conversation, self.claim.turn
+        key = log_key(conversation, self._means.handler.output)
+        stands = await persist(lambda: read_log(self._means.store, key, Address(turn, 0), turn))
+        return failed_attempts(stands) > 0
+
+    async def _make_alone(self, cause: str) -> str | None:
+        """Try the turn while no other suspect is tried: if it kills its worker, it was this one."""
+        async with self._means.alone:
+            making = asyncio.create_task(self._make(cause), name="suspect")
+            try:
+                while not (making.done() or self.attempts.moves):
+                    await asyncio.wait({making}, timeout=LOOK_S)
+            except asyncio.CancelledError:
+                making.cancel()
+                raise
+        return await making
 
     async def _make(self, cause: str) -> str | None:
         try:
