@@ -25,7 +25,8 @@ from websockets.exceptions import ConnectionClosed
 from edge.protocols.native import Encoding
 from shared.settings import Settings
 from tests.edge.fuzzing import bed, resident_bytes
-from tests.edge.generated import CODES, LIMIT, Case, cases, fixed
+from tests.edge.generated import CODES, LIMIT, Case
+from tests.edge.malformed import cases, fixed
 from tests.edge.world import Client, Message, World, kinds
 
 MESSAGES = int(os.environ.get("PARLEY_FUZZ_MESSAGES", "600"))
