@@ -53,7 +53,7 @@ def heard(messages: Iterable[Message]) -> dict[int, Heard]:
     playing = 0
     for message in messages:
         kind = message["type"]
-        ends = kind in ENDINGS or (kind == "error" and message.get("address") is not None)
+        ends = kind in ENDINGS or (kind == "error" and message.get("turn") is not None)
         if kind not in ANSWER and not ends:
             continue
         number = int(message["turn"])

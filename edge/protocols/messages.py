@@ -267,7 +267,7 @@ def error(
     chunk_id: str | None = None,
     address: str | None = None,
 ) -> Message:
-    """A typed error; `address` only where it ends a turn."""
+    """A typed error; with `turn` it ends that turn, and has an `address` if that stands in a log."""
     message: Message = {
         "type": "error",
         "code": error.code,

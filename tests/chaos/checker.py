@@ -151,6 +151,8 @@ def _endings(turn: Turn, windows: Sequence[tuple[float, float]]) -> Found:
         return
     ending = turn.endings[0]
     for message in turn.messages[turn.messages.index(ending) + 1 :]:
+        if ends(message) and ending.address is None:
+            continue  # Told while Redis was away, and after a resume once more, out of the log.
         if ends(message) or message.kind in ANSWER:
             yield "two-endings", f"{message.kind} after {ending.kind}"
     if ending.kind in WHOLE or (ending.kind == "audio_interrupted" and turn.cut):

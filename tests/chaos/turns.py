@@ -74,7 +74,7 @@ def turns_of(history: History) -> dict[tuple[str, int], Turn]:
 def ends(message: Received) -> bool:
     """Whether this is a turn's last message."""
     if message.kind == "error":
-        return message.address is not None
+        return message.turn > 0
     return message.kind in WHOLE or message.kind == "audio_interrupted"
 
 

@@ -67,7 +67,7 @@ class Witness:
         return await self.until(
             lambda m: (
                 m.get("turn") == turn
-                and (m["type"] in ENDINGS or (m["type"] == "error" and m.get("address") is not None))
+                and (m["type"] in ENDINGS or (m["type"] == "error" and m.get("turn") is not None))
             )
         )
 
