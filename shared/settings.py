@@ -48,6 +48,11 @@ class Settings:
     parley_redis_port: int = _setting(
         6390, kinds.PORT, "port of the embedded Redis; if it is taken, the next free one"
     )
+    parley_redis_fsync: str = _setting(
+        "everysec",
+        kinds.one_of("everysec", "always"),
+        "how soon the embedded Redis has its writes on the disk; always: before it answers, far slower",
+    )
     parley_data: Path = _setting(  # noqa: RUF009 (a field, as in every other line)
         Path(".parley"), kinds.FOLDER, "folder of the embedded Redis and its redis.port"
     )

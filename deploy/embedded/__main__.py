@@ -38,6 +38,7 @@ class EmbeddedRedis:
         self._folder = (configured.parley_data / "redis").absolute()
         self._lock = FolderLock(self._folder)
         self._wanted_port = configured.parley_redis_port
+        self._options = {"appendfsync": configured.parley_redis_fsync}
         self._linger_s = configured.drain_s + _LINGER_MARGIN_S
         self._wakeups = wakeups
         self._port_file = PortFile(configured.parley_data.absolute() / PORT_FILE)
@@ -66,7 +67,7 @@ class EmbeddedRedis:
         """The server, up and announced; `None` if the process is asked to stop before that."""
         self._lock_folder()  # before a port is chosen: a dying predecessor may still have the right one
         for port in self._ports():
-            server = RedisServer(self._folder, port, lock=self._lock)
+            server = RedisServer(self._folder, port, lock=self._lock, options=self._options)
             server.launch()
             try:
                 ready = self._wait_until_ready(server)

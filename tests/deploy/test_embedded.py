@@ -76,6 +76,12 @@ def test_what_was_written_stands_there_after_a_stop_and_a_start(tmp_path: Path, 
             assert role.ended() == 0
 
 
+@pytest.mark.parametrize("fsync", ["everysec", "always"])
+def test_it_writes_to_the_disk_as_it_is_told(tmp_path: Path, port: int, fsync: str) -> None:
+    with embedded(tmp_path, port, PARLEY_REDIS_FSYNC=fsync), connect(announced(tmp_path)) as client:
+        assert client.config_get("appendfsync") == {"appendfsync": fsync}
+
+
 def test_if_the_port_is_taken_it_takes_the_next_and_says_so(
     tmp_path: Path, port: int, taken: socket.socket
 ) -> None:
