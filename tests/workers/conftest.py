@@ -11,7 +11,7 @@ import pytest
 
 from shared.batch import Batch
 from shared.hold import new_conversation
-from shared.keys import MAX_TURN_BYTES, Role, job_id, log_key, session_key
+from shared.keys import GROUP, MAX_TURN_BYTES, Role, index_key, job_id, log_key, session_key, work_key
 from shared.log import LogWriter, read_log
 from shared.settings import Settings
 from shared.store import Store
@@ -76,6 +76,15 @@ class Desk:
         """Whether the turn is final in that log."""
         entries = await self.read(log, turn)
         return bool(entries) and entries[-1].final
+
+
+async def nothing_is_pending(store: Store) -> bool:
+    """Whether all work of the LLM workers is done."""
+    stream = work_key(Role.REPLY)
+    length = await store.call("XLEN", stream)
+    fields = await store.call("HLEN", index_key(Role.REPLY))
+    pending = await store.call("XPENDING", stream, GROUP)
+    return (length, fields, pending[0]) == (0, 0, 0)
 
 
 @pytest.fixture(autouse=True)
