@@ -105,11 +105,8 @@ class Utterance:
         writer = self._writer
         if writer is None or not writer.entries or writer.turn != self._dialogue.conversation.awaited:
             return
-        *before, last = writer.entries
-        again = self._new_writer()
-        again.entries = before
         try:
-            await again.append(last.payload)
+            await writer.confirm()
         except (LogError, StoreError) as error:
             log.debug("the utterance of turn %d cannot be confirmed: %s", writer.turn, error)
 
