@@ -137,4 +137,5 @@ class Utterance:
             max_turn_bytes=MAX_TURN_BYTES[Log.AUDIO],
             ttl_s=self._services.keeper.lease.keys_s,
             session_key=session_key(self._dialogue.id),
+            busy_s=0.0,  # nobody else would end the utterance before
         )

@@ -61,7 +61,8 @@ _REFUSALS: dict[Verdict, type[LogError]] = {
 class LogWriter:
     """Writes one turn of one log, under one tag.
 
-    `session_key` is given by an edge: another session's tag there makes its appends `TurnTaken`.
+    `session_key` is given by an edge: another session's tag there makes its appends `TurnTaken`. `busy_s`:
+    how long a turn that has begun waits when the one before it is open again.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class LogWriter:
         ttl_s: float,
         session_key: str | None = None,
         give_up_s: float = GIVE_UP_S,
+        busy_s: float = BUSY_S,
     ) -> None:
         self.turn = turn
         self.tag = tag
@@ -86,6 +88,7 @@ class LogWriter:
         self._max_turn_bytes = max_turn_bytes
         self._ttl_ms = int(ttl_s * 1000)
         self._give_up_s = give_up_s
+        self._busy_s = busy_s
         self._begun = False
         self._lock = asyncio.Lock()
 
@@ -145,7 +148,7 @@ class LogWriter:
         return stood
 
     async def _append(self, seq: int) -> tuple[Verdict, int]:
-        give_up_at = time.monotonic() + (BUSY_S if self._begun else 0.0)
+        give_up_at = time.monotonic() + (self._busy_s if self._begun else 0.0)
         while True:
             try:
                 return await self._ask("parley_append_1", self._keys, self._append_args(seq))
