@@ -84,7 +84,7 @@ async def test_at_maxmemory_no_conversation_is_let_in_and_it_recovers_by_itself(
 async def test_at_maxmemory_a_turn_that_was_offered_is_not_failed_by_offering_it_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.session.TICK_S", 0.05)
+    monkeypatch.setattr("edge.sessions.LOOK_EACH_S", 0.05)
     monkeypatch.setattr("edge.director.SILENT_S", 0.05)
     async with world.client() as client:
         await client.speak(SHORT)

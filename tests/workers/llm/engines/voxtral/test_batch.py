@@ -30,7 +30,7 @@ LONG = 400
 
 GOES_ON = (50,) * LONG
 
-SAMPLED = Sampling(temperature=1.0, top_p=0.9, seed=12)
+SAMPLED = Sampling(temperature=1.0, top_p=0.9, seed=13)
 
 
 class Clock:
