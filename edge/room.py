@@ -126,8 +126,7 @@ class Room:
 
     def free(self, role: Role) -> int:
         """How many more turns the workers of a role have slots for, those counted that began here since."""
-        kept = sum(worker.kept for worker in self._roster.of(role))
-        return self._slots(role) + kept - self._backlogs[role].turns - self._begun
+        return self._slots(role) - self._backlogs[role].turns - self._begun
 
     def missing(self) -> Role | None:
         """A role that no worker has."""

@@ -44,8 +44,6 @@ class Worker:
     reason: str
     slots: int
     attached: int
-    kept: int
-    """Turns that stand in the work stream although they are done: they take no slot."""
     voices: tuple[Voice, ...]
 
     @classmethod
@@ -59,7 +57,6 @@ class Worker:
             reason=str(said["reason"]),
             slots=int(said["slots"]),
             attached=int(said["attached"]),
-            kept=int(said.get("kept", 0)),
             voices=tuple(Voice(str(each["name"]), str(each["language"])) for each in said["voices"]),
         )
 

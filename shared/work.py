@@ -202,10 +202,9 @@ class Announcement:
     def dump(self, attached: int, counts: Mapping[str, int] | None = None) -> str:
         """As it stands in `worker:{name}`: with the claims held, and whatever else is counted, by name.
 
-        `attached`: if it is counted, the turns that are still to be done, instead of all claims. `kept`: the
-        other claims, on turns that are done. `computing`: those whose engine is at work. `started_ahead`,
-        `wasted_starts`: answers that were begun at a pause since the worker began, and those of them that
-        were thrown away.
+        `attached`: if it is counted, the turns that are still to be done, instead of all claims. `computing`:
+        those whose engine is at work. `started_ahead`, `wasted_starts`: answers that were begun at a pause
+        since the worker began, and those of them that were thrown away.
         """
         return json.dumps(
             {

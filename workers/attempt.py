@@ -180,15 +180,19 @@ class Attempts:
             await asyncio.sleep(CONFIRM_S)
             await self._stands()
 
-    async def keep(self, released: asyncio.Event) -> None:
-        """Once the turn has `ended`: do so until Redis cannot forget it any more, or until `released`."""
-        keep_until = time.monotonic() + KEEP_S
+    async def keep(self, released: asyncio.Event) -> bool:
+        """Once the turn has `ended`: do so until Redis cannot forget it any more, or until `released`.
+
+        Whether it never forgot anything.
+        """
+        stood, keep_until = True, time.monotonic() + KEEP_S
         while not released.is_set() and time.monotonic() < keep_until:
             with suppress(TimeoutError):
                 async with asyncio.timeout(CONFIRM_S):
                     await released.wait()
             if not await self._stands():
-                keep_until = time.monotonic() + KEEP_S
+                stood, keep_until = False, time.monotonic() + KEEP_S
+        return stood
 
     async def _stands(self) -> bool:
         """Whether all that was written stood already."""

@@ -1,6 +1,6 @@
 """One turn in a worker's hands, from its claim until it is done, handed back or another's.
 
-    claim ─> attempts ─> kept while Redis may forget it ─> done
+    claim ─> attempts ─> done ─> kept while Redis may forget it
 
 Owns what the claim means for the attempts: what came before them, and whether it still stands.
 """
@@ -83,14 +83,19 @@ class Held:
 
     async def _serve(self) -> None:
         with logs.bind(conversation=self.claim.conversation, turn=self.claim.turn):
-            try:
-                await self._attempt()
-                if self.attempts.ended:
-                    self._means.room.set()
-                    await self.attempts.keep(self._means.released)
-                await self._means.queue.done(self.claim)
-            except StoreError as error:
-                log.warning("a claim lapses by itself: %s", error)
+            await self._attempt()
+            # Before it is kept: what has ended is no work, and takes nobody's place in the stream.
+            await self._done()
+            if self.attempts.ended:
+                self._means.room.set()
+                if not await self.attempts.keep(self._means.released):
+                    await self._done()
+
+    async def _done(self) -> None:
+        try:
+            await self._means.queue.done(self.claim)
+        except StoreError as error:
+            log.warning("a claim lapses by itself: %s", error)
 
     async def _attempt(self) -> None:
         confirming = asyncio.create_task(self.attempts.confirm(), name="confirm")

@@ -205,14 +205,13 @@ class Stage:
         if silent_s > self._settings.stall_s:
             self._hangs()
             return None
-        return [claim_id for claim_id, held in list(self._held.items()) if not held.attempts.stalled]
+        held = list(self._held.items())
+        return [claim_id for claim_id, each in held if not (each.attempts.stalled or each.attempts.ended)]
 
     def _counts(self) -> dict[str, int]:
         """What is announced beside the number of turns. Called by the heartbeat's thread."""
         computing = sum(held.attempts.computing for held in list(self._held.values()))
-        attached = self.attached
-        kept = max(0, len(self._held) - attached)
-        return {"attached": attached, "kept": kept, "computing": computing, **self._handler.counts()}
+        return {"attached": self.attached, "computing": computing, **self._handler.counts()}
 
     def _lose_soon(self, loop: asyncio.AbstractEventLoop) -> Callable[[str], None]:
         def lose_soon(claim_id: str) -> None:

@@ -73,12 +73,6 @@ async def test_a_turn_that_replaces_one_of_its_own_conversation_needs_no_slot_mo
         await eventually(partial(world.offered, client.conversation, 2), "the second turn is offered")
 
 
-async def test_turns_that_are_done_and_only_kept_take_no_slot(world: World) -> None:
-    await full(world)
-    await world.announce(Role.REPLY, kept=4)
-    assert (world.services.room.free(Role.REPLY), world.services.room.free(Role.SPEAK)) == (4, 0)
-
-
 async def test_turns_that_begin_between_two_looks_are_counted(world: World) -> None:
     room = world.services.room
     await room.look()

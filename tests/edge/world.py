@@ -207,12 +207,12 @@ class World:
             yield Client(socket, encoding)
 
     async def announce(
-        self, role: Trade, *voices: tuple[str, str], name: str = "", engine: str = "test", kept: int = 0
+        self, role: Trade, *voices: tuple[str, str], name: str = "", engine: str = "test"
     ) -> None:
         """A worker of the role lives from now on, as far as anybody can see."""
         name = name or f"test.{role}"
         said = Announcement(name, role, engine, f"{engine}: the test asks for it", 64, tuple(voices))
-        await self.store.call("SET", worker_key(name), said.dump(0, {"kept": kept}), "PX", 600_000)
+        await self.store.call("SET", worker_key(name), said.dump(0), "PX", 600_000)
         await self.store.call("SADD", WORKERS, name)
         await self.services.room.look()
 
