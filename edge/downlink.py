@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from edge import render
 from edge.conversation import State
@@ -57,9 +58,12 @@ class Downlink:
         carry_out: CarryOut,
         *,
         lead_ms: float,
+        turn_ended: Callable[[], None],
         transcript: Transcript | None = None,
     ) -> None:
         self.started = False
+        self._turn_ended = turn_ended
+        self._last_ended = 0
         self._dialogue = dialogue
         self._outlet = outlet
         self._reader = reader
@@ -137,6 +141,10 @@ class Downlink:
             if entry.final:
                 self.rest()
             if log_ is Log.SPEECH:
+                if entry.final and turn > self._last_ended:
+                    self._last_ended = turn
+                    if not self._dialogue.notes(turn).batch:
+                        self._turn_ended()
                 await self._room(turn)
 
     async def _room(self, turn: int) -> None:

@@ -57,6 +57,7 @@ class Room:
         self._backlogs = {role: Backlog(store, role) for role in Role}
         self._memory = 0.0
         self._begun = 0
+        """How many turns began here since the last look, less those that ended."""
         self._asked_at: float | None = None
         self._changed = asyncio.Event()
         self._short = asyncio.Event()
@@ -125,7 +126,7 @@ class Room:
         return max(backlog.waited_s for backlog in self._backlogs.values())
 
     def free(self, role: Role) -> int:
-        """How many more turns the workers of a role have slots for, those counted that began here since."""
+        """How many more turns the workers of a role have slots for, as far as is known between two looks."""
         return self._slots(role) - self._backlogs[role].turns - self._begun
 
     def missing(self) -> Role | None:
@@ -161,9 +162,13 @@ class Room:
         if batch:
             return self._check_jobs()
         self._check_workers(given_back=int(replaces))
-        self._begun += int(not replaces)
+        self._begun += 1
         if any(2 * self.free(role) < self._slots(role) for role in Role):
             self._short.set()
+
+    def turn_ended(self) -> None:
+        """The answer to a turn that began here is whole, or cut off: its slots are free."""
+        self._begun -= 1
 
     def refused_write(self) -> None:
         """Redis has just refused a write because it is full: believe that until the next look."""

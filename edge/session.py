@@ -324,6 +324,7 @@ class Session:
             self._services.reader,
             self._director.carry_out,
             lead_ms=self._services.settings.playout_lead_ms,
+            turn_ended=self._services.room.turn_ended,
             transcript=transcript,
         )
         self._director.downlink = self._downlink

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import AsyncExitStack
 from functools import partial
@@ -213,3 +214,25 @@ async def test_the_reserve_is_bounded_too(redis_url: str) -> None:
         for _ in range(1 + LEAST_RESERVE):
             await sockets.enter_async_context(world.socket(resumes=True))
         await refused(world, "msgpack&resume=1")
+
+
+async def test_turns_that_end_between_two_looks_give_their_slots_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = world.services.room
+    async with world.client() as client:
+        await client.speak(SHORT)
+        answer = await world.answer(client)
+        await room.look()
+        monkeypatch.setattr(room, "look", partial(asyncio.sleep, 0))  # from here on nothing is looked at
+        free = room.free(Role.SPEAK)
+        await answer.say("Hello!")
+        await answer.end()
+        await client.until("chunked_streaming_complete")
+        assert (room.free(Role.REPLY), room.free(Role.SPEAK)) == (free + 1, free + 1)
+        await client.speak(SHORT)
+        await client.until("speech_started")
+        assert room.free(Role.SPEAK) == free
+        await client.speak(SHORT)
+        await client.until("audio_interrupted")
+        assert room.free(Role.SPEAK) == free, "the turn that was cut off has given its slot to the next"
