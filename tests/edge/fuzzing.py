@@ -34,17 +34,23 @@ UNTIMED = re.compile(r"work:(reply|speak):0|\{work:(reply|speak):0\}:index|worke
 
 
 class Bed:
-    """An event loop with an edge in it, and whoever comes to it."""
+    """An event loop with an edge in it, its workers, and whoever comes to it."""
 
     def __init__(self, runner: asyncio.Runner, world: World) -> None:
         self.world = world
         self._runner = runner
         self._crew, self._guests = AsyncExitStack(), AsyncExitStack()
-        self._before = self._tasks()
 
-    async def employ(self) -> None:
-        """Start a worker of each role."""
+    async def open(self) -> None:
+        """Wait until the edge's own loops run, and employ a worker of each role."""
+        await eventually(lambda: "Reader._keep_alive" in self._tasks(), "entries are pushed")
+        self._before = self._tasks()
         await self._crew.enter_async_context(_working(self.world))
+
+    @property
+    def url(self) -> str:
+        """The edge's WebSocket."""
+        return f"ws://127.0.0.1:{self.world.port}/ws"
 
     def run(self, doing: Coroutine[Any, Any, T]) -> T:
         """Let the loop run until this is done."""
@@ -76,18 +82,15 @@ class Bed:
 
 
 @contextmanager
-def bed(redis_url: str, settings: Settings | None = None, *, workers: bool = False) -> Iterator[Bed]:
-    """An edge, and with `workers` real ones of both roles; otherwise they are the test's to play."""
+def bed(redis_url: str, settings: Settings | None = None) -> Iterator[Bed]:
+    """An edge and a worker of each role."""
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
 
         async def start() -> Bed:
-            made = Bed(
-                runner, await stack.enter_async_context(running(redis_url, settings, workers=not workers))
-            )
+            made = Bed(runner, await stack.enter_async_context(running(redis_url, settings, workers=False)))
             stack.push_async_callback(made.close)
-            if workers:
-                await made.employ()
+            await made.open()
             return made
 
         try:

@@ -127,7 +127,7 @@ def test_whatever_is_sent_is_answered_and_nobody_else_notices(
     redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     outcome, began_s = Outcome(), time.monotonic()
-    with bed(redis_url, Settings(max_message_bytes=LIMIT), workers=True) as here:
+    with bed(redis_url, Settings(max_message_bytes=LIMIT)) as here:
         witness = here.enter(here.world.client(pacing="none"))
 
         async def send_beside_a_conversation(encoding: Encoding, batch: list[Case]) -> None:
