@@ -24,6 +24,7 @@ class Clerk:
 
     def __init__(self, taken: Callable[[], None]) -> None:
         self._taken = taken
+        self._is_taken = False
         self._jobs: asyncio.Queue[tuple[str, Job, bool, asyncio.Future[None]]] = asyncio.Queue()
 
     def add(self, what: str, job: Job, *, insist: bool = False) -> asyncio.Future[None]:
@@ -51,6 +52,8 @@ class Clerk:
         await self._jobs.join()
 
     async def _carry_out(self, what: str, job: Job, insist: bool) -> None:
+        if self._is_taken:
+            return  # What stands behind counts on it: no turn may be offered before the last one is closed.
         while await self._fails(what, job):
             if not insist:
                 return
@@ -61,6 +64,7 @@ class Clerk:
         try:
             await job()
         except TurnTaken:
+            self._is_taken = True
             self._taken()
         except StoreError as error:
             log.warning("%s: not done: %s", what, error)

@@ -79,3 +79,9 @@ async def test_what_the_rest_relies_on_is_tried_until_it_is_done(
 async def test_a_job_that_finds_the_conversation_taken_says_so(clerk: Office) -> None:
     await clerk.add("one", error=TurnTaken("by another"))
     assert clerk.taken == 1
+
+
+async def test_nothing_is_carried_out_behind_a_job_that_found_the_conversation_taken(clerk: Office) -> None:
+    clerk.add("closing", error=TurnTaken("by another"))
+    await clerk.add("offer")
+    assert (clerk.done, clerk.taken) == ([], 1)
