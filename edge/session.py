@@ -270,7 +270,7 @@ class Session:
         cut = found.cut
         if configuration.interrupt:
             cut |= {turn for turn, _ in found.living[:-1]}
-        self._assemble(dialogue, Transcript(has, cut), input_samples=found.input_samples)
+        self._assemble(dialogue, Transcript(has, cut, found.told), input_samples=found.input_samples)
         self._annotate(dialogue, found)
         self._director.established = True
         self._services.keeper.add(self)

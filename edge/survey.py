@@ -27,8 +27,8 @@ class Survey:
 
     `follow`: from the start of which turn each log must be folded, so that what a client with `held` has not
     got is told with the right numbers. `tails`: up to where `text` and `speech` stood. `cut`: turns that were
-    interrupted or failed. `openings`: the first entry of each turn that is told again. `limits`: the first
-    and the last entries of each turn in `audio`, in order.
+    interrupted or failed. `told`: the last turn whose ending the client has. `openings`: the first entry of
+    each turn that is told again. `limits`: the first and the last entries of each turn in `audio`, in order.
     """
 
     last_turn: int
@@ -37,6 +37,7 @@ class Survey:
     follow: dict[Log, int]
     tails: dict[Log, Address]
     cut: frozenset[int]
+    told: int
     openings: dict[int, Open]
     limits: tuple[Entry, ...]
 
@@ -69,6 +70,7 @@ async def survey(store: Store, conversation: str, held: dict[Log, Address], note
         follow={Log.TEXT: text_from, Log.SPEECH: speech_from},
         tails={log: entry.address for log, entry in tails.items() if entry and log is not Log.AUDIO},
         cut=await _cut(store, keys[Log.SPEECH], told),
+        told=await _told(store, keys[Log.SPEECH], held.get(Log.SPEECH)),
         openings=await _openings(store, keys[Log.AUDIO], told),
         limits=await _limits(store, keys[Log.AUDIO], range(first[Log.AUDIO], written + 1)),
     )
@@ -112,6 +114,15 @@ async def _cut(store: Store, key: str, turns: Sequence[int]) -> frozenset[int]:
         if entry and isinstance(entry.payload, Closed) and entry.payload.reason != "heard":
             cut.add(turn)
     return frozenset(cut)
+
+
+async def _told(store: Store, key: str, held: Address | None) -> int:
+    """The last turn whose ending a client has that holds this address of `speech`."""
+    if held is None:
+        return 0
+    entry = _entry(Log.SPEECH, await store.call("XRANGE", key, str(held), str(held), "COUNT", 1))
+    # An entry that is kept no more: whatever it was, nothing more of its turn can be told in its place.
+    return held.turn - 1 if entry and not entry.final else held.turn
 
 
 async def _openings(store: Store, key: str, turns: Sequence[int]) -> dict[int, Open]:

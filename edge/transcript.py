@@ -163,11 +163,15 @@ class _Story:
 class Transcript:
     """The fold over one conversation's `text` and `speech`.
 
-    `held` is the last address that the client has of each log. `cut` names turns that are known to have been
+    `held` is the last address that the client has of each log, `told` the last turn whose ending it has: of
+    that and those before it no word is told any more. `cut` names turns that are known to have been
     interrupted: their frames are not told any more.
     """
 
-    def __init__(self, held: dict[Log, Address] | None = None, cut: Collection[int] = ()) -> None:
+    def __init__(
+        self, held: dict[Log, Address] | None = None, cut: Collection[int] = (), told: int = 0
+    ) -> None:
+        self._told_turn = told
         self._held = {log: Address(0, 0) for log in Log} | (held or {})
         self._cut = frozenset(cut)
         self._stories: defaultdict[int, _Story] = defaultdict(_Story)
@@ -313,7 +317,7 @@ class Transcript:
         yield line
 
     def _told(self, story: _Story, line: Line) -> list[Line]:
-        return [] if story.ended else [line]
+        return [] if story.ended or line.turn <= self._told_turn else [line]
 
     def _forget(self, turn: int) -> None:
         for old in [each for each in self._stories if each < turn - FORGET_TURNS]:

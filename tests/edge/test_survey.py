@@ -149,3 +149,15 @@ async def test_turns_that_were_cut_short_are_known(store: Store) -> None:
         await speak(store, turn)
         await answer(store, turn, reason)
     assert (await look(store)).cut == {1, 3}
+
+
+async def test_which_endings_a_client_has_is_known_by_the_speech_that_it_holds(store: Store) -> None:
+    for turn in (1, 2):
+        await speak(store, turn)
+        await answer(store, turn, reason="barge_in")
+    assert (await look(store)).told == 0
+    held = {0: 1, 1: 2, 2: 2}
+    for seq, told in held.items():
+        assert (await look(store, speech=Address(2, seq))).told == told
+    await trim_log(store, log_key(CONVERSATION, Log.SPEECH), 2)
+    assert (await look(store, speech=Address(1, 0))).told == 1

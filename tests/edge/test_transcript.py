@@ -68,6 +68,12 @@ def closed(reason: str, seq: int, turn: int = 1, **fields: object) -> Entry:
     return Entry(Address(turn, seq), "w", 0, Closed(reason, **fields))  # type: ignore[arg-type]
 
 
+def test_no_word_is_told_of_a_turn_whose_ending_the_client_has() -> None:
+    transcript = Transcript({Log.SPEECH: Address(1, 4)}, told=1)
+    assert told(transcript, Log.TEXT, TEXT) == []
+    assert [line.turn for line in told(transcript, Log.TEXT, TEXT, turn=2)] == [2] * 6
+
+
 def test_tokens_are_counted_and_the_time_between_them_is_the_writers() -> None:
     tokens = [x for x in told(Transcript(), Log.TEXT, TEXT) if isinstance(x, TokenLine)]
     assert [(t.sequence, t.text, t.gap_ms) for t in tokens] == [
