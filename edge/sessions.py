@@ -102,8 +102,12 @@ class Sessions:
         """Have each session look now and then at what takes too long, for ever: one loop for all of them."""
         while True:
             await asyncio.sleep(LOOK_EACH_S)
-            for session in list(self._sessions):
-                session.look()
+            self._look()
+
+    def _look(self) -> None:
+        # By itself, so that between two looks no variable keeps a session that has ended.
+        for session in list(self._sessions):
+            session.look()
 
     async def drain(self, within_s: float) -> None:
         """Let nobody in, tell all to go, and close what is left shortly before the time is over."""

@@ -70,7 +70,7 @@ async def survey(store: Store, conversation: str, held: dict[Log, Address], note
         follow={Log.TEXT: text_from, Log.SPEECH: speech_from},
         tails={log: entry.address for log, entry in tails.items() if entry and log is not Log.AUDIO},
         cut=await _cut(store, keys[Log.SPEECH], told),
-        told=await _told(store, keys[Log.SPEECH], held.get(Log.SPEECH)),
+        told=await _told(store, keys[Log.SPEECH], held.get(Log.SPEECH), held.get(Log.TEXT)),
         openings=await _openings(store, keys[Log.AUDIO], told),
         limits=await _limits(store, keys[Log.AUDIO], range(first[Log.AUDIO], written + 1)),
     )
@@ -116,10 +116,12 @@ async def _cut(store: Store, key: str, turns: Sequence[int]) -> frozenset[int]:
     return frozenset(cut)
 
 
-async def _told(store: Store, key: str, held: Address | None) -> int:
-    """The last turn whose ending a client has that holds this address of `speech`."""
+async def _told(store: Store, key: str, held: Address | None, words: Address | None) -> int:
+    """The last turn whose ending a client has, and wants no more of, that holds these addresses."""
     if held is None:
         return 0
+    if words == Address(held.turn, -1):
+        return held.turn - 1  # It asks for the words of that turn.
     entry = _entry(Log.SPEECH, await store.call("XRANGE", key, str(held), str(held), "COUNT", 1))
     # An entry that is kept no more: whatever it was, nothing more of its turn can be told in its place.
     return held.turn - 1 if entry and not entry.final else held.turn

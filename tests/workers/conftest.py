@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
@@ -123,9 +123,11 @@ async def running(store: Store) -> AsyncIterator[Running]:
 
 
 @pytest.fixture
-def batch(redis_url: str) -> Batch:
+def batch(redis_url: str) -> Iterator[Batch]:
     """The queue of batch turns as an edge has it."""
-    return Batch(redis_url)
+    batch = Batch(redis_url)
+    yield batch
+    batch.close()
 
 
 @pytest.fixture
