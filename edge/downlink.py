@@ -157,7 +157,8 @@ class Downlink:
         effects = self._dialogue.conversation.broken(turn, "failed")
         if effects:
             self._carry_out(effects, FORKED)
-            await self.end(turn, FORKED)
+        # A turn that was closed meanwhile too: what the log would have said of that is lost with the rest.
+        await self.end(turn, FORKED)
 
     async def _tell(self, line: Line) -> None:
         batch = self._dialogue.notes(line.turn).batch

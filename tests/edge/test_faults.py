@@ -299,6 +299,22 @@ async def test_a_story_that_forked_ends_the_turn_and_the_next_is_told(world: Wor
         await next_turn_works(world, client, 2)
 
 
+async def test_a_turn_that_was_closed_where_redis_forgot_it_ends_all_the_same(world: World) -> None:
+    async with world.client() as client:
+        await client.speak(SHORT)
+        answer = await world.answer(client)
+        await answer.write("Hello!")
+        await client.until("semantic_chunk")
+        for log in (Log.TEXT, Log.SPEECH):
+            key = log_key(client.conversation, log)
+            await world.store.call("DEL", key)
+            for entry in ("1-0", "2-0"):
+                await world.store.call("XADD", key, entry, "w", "another", "kind", "take", "at", 0)
+        await client.send("user_interrupt")
+        error = await client.until("error", "audio_interrupted")
+        assert (error["type"], error["code"], error["turn"]) == ("error", "engine_failed", 1)
+
+
 async def test_a_turn_of_which_nothing_comes_ends_at_the_deadline(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
