@@ -242,16 +242,22 @@ async def ends_in(world: World, client: Client, end: UtteranceEnd) -> bool:
     return await world.last(client, Log.AUDIO) == end
 
 
+async def answered_and_as_it_was_before_its_end(world: World, client: Client) -> tuple[str, bytes]:
+    """A turn is asked and answered: the key of its utterance, and a dump of that from before its end."""
+    key = log_key(client.conversation, Log.AUDIO)
+    await client.speak(SHORT, ends=False)
+    await client.until("audio_ack")
+    before: bytes = await world.store.call("DUMP", key)
+    await client.speak(SHORT)
+    answer = await world.answer(client)
+    await answer.end()
+    await client.until("chunked_streaming_complete")
+    return key, before
+
+
 async def test_an_utterance_before_whose_end_redis_forgot_does_not_block_the_next(world: World) -> None:
     async with world.client() as client:
-        key = log_key(client.conversation, Log.AUDIO)
-        await client.speak(SHORT, ends=False)
-        await client.until("audio_ack")
-        before = await world.store.call("DUMP", key)
-        await client.speak(SHORT)
-        answer = await world.answer(client)
-        await answer.end()
-        await client.until("chunked_streaming_complete")
+        key, before = await answered_and_as_it_was_before_its_end(world, client)
         await world.store.call("RESTORE", key, 60_000, before, "REPLACE")
         await next_turn_works(world, client, 2)
 
@@ -260,14 +266,7 @@ async def test_an_utterance_whose_beginning_redis_forgot_with_the_end_of_the_one
     world: World,
 ) -> None:
     async with world.client() as client:
-        key = log_key(client.conversation, Log.AUDIO)
-        await client.speak(SHORT, ends=False)
-        await client.until("audio_ack")
-        before = await world.store.call("DUMP", key)
-        await client.speak(SHORT)
-        answer = await world.answer(client)
-        await answer.end()
-        await client.until("chunked_streaming_complete")
+        key, before = await answered_and_as_it_was_before_its_end(world, client)
         await client.speak(SHORT, ends=False)
         await client.until("speech_started")
         await world.store.call("RESTORE", key, 60_000, before, "REPLACE")
