@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Sequence
 from functools import partial
 
@@ -37,6 +38,9 @@ BATCH_DEADLINE_S = 120.0
 SILENT_S = 3.0
 """How long nothing may come of a turn before it is made sure that Redis still knows of it."""
 
+KEPT_CLOSINGS = 4
+"""How many turns are closed again, in case that Redis forgot it. Of those before, later ones say enough."""
+
 TELL_WITHIN_S = 3.0
 """How long the log may take to bring a failure back, before the client is told without it."""
 
@@ -57,6 +61,7 @@ class Director:
         self._dialogue = dialogue
         self._clerk = clerk
         self._closing_audio: asyncio.Future[None] | None = None
+        self._closings: deque[Job] = deque(maxlen=KEPT_CLOSINGS)
         self._healed_at = 0.0
         self._failing: dict[int, tuple[float, ClientError]] = {}
 
@@ -124,8 +129,10 @@ class Director:
         if awaited is not None and silent_s > self._patience_s(awaited):
             self.fail(awaited, LATE)
         elif awaited is not None and silent_s > SILENT_S and now - self._healed_at > SILENT_S:
-            # Should Redis have lost its last seconds: the utterance again, and its offer.
+            # Should Redis have lost its last seconds: what ended before, the utterance, and its offer again.
             self._healed_at = now
+            for closing in self._closings:
+                self._clerk.add("a closing, again", closing)
             self._clerk.add("the utterance", confirm)
             self._add_offer(awaited)
         for turn, (due, error) in list(self._failing.items()):
@@ -161,6 +168,7 @@ class Director:
         self._dialogue.notes(effect.turn).opened.set()
         # The next turn could not begin in logs in which this one is open.
         writing = partial(self.write_closed, effect.turn, closed, logs)
+        self._closings.append(writing)
         done = self._clerk.add(f"closing of turn {effect.turn}", writing, insist=True)
         if effect.utterance_too:
             self._closing_audio = done

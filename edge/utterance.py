@@ -1,13 +1,14 @@
 """The utterance of the newest turn, as it is written into `audio`.
 
-Keeps what it wrote until the next utterance begins, because Redis may forget its last seconds. Turns every
-way in which a log refuses into what the conversation makes of it.
+Keeps what it wrote until it is answered, or until the next but one begins, because Redis may forget its last
+seconds. Turns every way in which a log refuses into what the conversation makes of it.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from edge.dialogue import Dialogue
@@ -16,7 +17,7 @@ from edge.keeper import Keeping
 from edge.room import overloaded
 from edge.services import Services
 from shared.audio import SAMPLE_BYTES
-from shared.errors import LogError, StoreError, StoreFull, TurnBusy, TurnTaken
+from shared.errors import LogError, StoreError, StoreFull, TurnBusy, TurnClosed, TurnTaken
 from shared.keys import MAX_TURN_BYTES, log_key, session_key
 from shared.log import LogWriter
 from shared.wire import Chunk, Closed, Log, Open, Pause, Payload
@@ -45,9 +46,17 @@ class Utterance:
         self._dialogue = dialogue
         self._director = director
         self._writer: LogWriter | None = None
+        self._earlier: list[LogWriter] = []
+        """Of the turns before, oldest first."""
 
     def begin(self) -> None:
         """The newest turn's utterance begins; nothing of it is written yet."""
+        conversation = self._dialogue.conversation
+        self._earlier = [
+            writer
+            for writer in self._writers
+            if conversation.lives(writer.turn) or writer.turn == conversation.turn - 1
+        ]
         self._writer = self._new_writer()
 
     async def resume(self) -> Found:
@@ -101,25 +110,40 @@ class Utterance:
         return True
 
     async def confirm(self) -> None:
-        """Make sure that the utterance stands in the log to its end, should Redis have forgotten it."""
-        writer = self._writer
-        if writer is None or not writer.entries or writer.turn != self._dialogue.conversation.awaited:
-            return
-        try:
-            await writer.confirm()
-        except (LogError, StoreError) as error:
-            log.debug("the utterance of turn %d cannot be confirmed: %s", writer.turn, error)
+        """Make sure that what was said stands in the log, should Redis have forgotten it."""
+        for writer in self._writers:
+            try:
+                await writer.confirm()
+            except (LogError, StoreError) as error:
+                log.debug("the utterance of turn %d cannot be confirmed: %s", writer.turn, error)
+
+    @property
+    def _writers(self) -> list[LogWriter]:
+        """All that have written anything, oldest first."""
+        writers = [*self._earlier, self._writer]
+        return [writer for writer in writers if writer is not None and writer.entries]
 
     async def _write(self, writer: LogWriter, payloads: Sequence[Payload], begins: bool) -> None:
         if begins:
             await self._director.audio_closed()
-        try:
+        with suppress(TurnBusy):
             await writer.append(*payloads)
-        except TurnBusy:
-            # The utterance before was left open, by a session that died or a Redis that forgot its end; such
-            # a Redis forgot as well whatever stood there of this one.
-            await self._director.write_closed(writer.turn - 1, Closed("superseded"), (Log.AUDIO,))
-            await writer.confirm()
+            return
+        # The utterance before is open: Redis forgot its end, and whatever stood there of this one.
+        with suppress(TurnBusy):
+            await self._write_again()
+            return
+        # Or it was left open by a session that died.
+        await self._director.write_closed(writer.turn - 1, Closed("superseded"), (Log.AUDIO,))
+        await writer.confirm()
+
+    async def _write_again(self) -> None:
+        """What Redis has forgotten of what was said, in order. Raises as `append` does."""
+        for earlier in self._earlier:
+            with suppress(TurnBusy, TurnClosed):
+                await earlier.confirm()
+        if self._writer is not None:
+            await self._writer.confirm()
 
     def _withdraw(self, turn: int) -> None:
         if self._dialogue.conversation.lives(turn):

@@ -108,6 +108,7 @@ class Answering:
         self._reader = reader
         self._worker = worker
         self._parts = (_Late(ReplyHandler, engines), _Late(SpeechHandler, engines))
+        self._kept: set[asyncio.Task[bool]] = set()
 
     async def answer(self, hold: Hold, cause: str) -> None:
         """Do what is left of the turn, until it is final everywhere: whole, closed or failed.
@@ -118,11 +119,23 @@ class Answering:
             return log.info("nobody asks any more: the conversation is gone")
         for part in self._parts:
             attempts = Attempts(self._settings, self._store, self._reader, part, hold, self._worker)
-            await self._carry_out(attempts, cause)
+            confirming = asyncio.create_task(attempts.confirm(), name="confirm")
+            try:
+                await self._carry_out(attempts, cause)
+            finally:
+                confirming.cancel()
+            if attempts.ended:
+                self._keep(attempts)
             if attempts.lost:
                 raise Lost(f"turn {hold.number} of {hold.conversation} went to another process")
             if attempts.taken:
                 cause = "claim"  # The part that failed before has been tried again; the next begins anew.
+
+    def _keep(self, attempts: Attempts) -> None:
+        """Keep what was written while Redis may forget it; nobody waits for that."""
+        keeping = asyncio.create_task(attempts.keep(asyncio.Event()), name="keep")
+        self._kept.add(keeping)
+        keeping.add_done_callback(self._kept.discard)
 
     async def _asked(self, hold: Hold) -> bool:
         """Whether the turn was opened, and that is still remembered: else its utterance never comes."""

@@ -275,6 +275,62 @@ async def test_an_utterance_whose_beginning_redis_forgot_with_the_end_of_the_one
     assert [entry.payload.kind for entry in second] == ["open", "chunk", "chunk", "end"]
 
 
+async def test_what_redis_forgot_of_the_utterance_before_is_whole_again_too(world: World) -> None:
+    async with world.client() as client:
+        key, before = await answered_and_as_it_was_before_its_end(world, client)
+        await world.store.call("RESTORE", key, 60_000, before, "REPLACE")
+        await next_turn_works(world, client, 2)
+        first = await read_log(world.store, key, Address(1, 0), 1)
+    assert [entry.payload.kind for entry in first] == ["open", "chunk", "chunk", "end"]
+
+
+async def test_an_utterance_that_waits_for_its_answer_is_written_again_though_another_has_begun(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.director.SILENT_S", 0.2)
+    async with world.client(interrupt=False) as client:
+        key = log_key(client.conversation, Log.AUDIO)
+        await client.speak(SHORT, ends=False)
+        await client.until("audio_ack")
+        before = await world.store.call("DUMP", key)
+        await client.speak(SHORT)
+        await client.until("speech_stopped")
+        await client.speak(SHORT)
+        await client.until("speech_stopped")
+        await world.store.call("RESTORE", key, 60_000, before, "REPLACE")
+        await eventually(partial(ends_in, world, client, UtteranceEnd("client", 4800)), "both are back")
+        said = await read_log(world.store, key, Address(1, 0))
+    assert [entry.payload.kind for entry in said] == ["open", "chunk", "chunk", "end", "open", "chunk", "end"]
+
+
+async def test_an_answer_whose_closing_redis_forgot_does_not_block_the_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.director.SILENT_S", 0.2)
+    async with world.client() as client:
+        await client.speak(SHORT)
+        answer = await world.answer(client)
+        await answer.write("Hello!")
+        await client.until("semantic_chunk")
+        keys = [log_key(client.conversation, log) for log in (Log.TEXT, Log.SPEECH)]
+        before = [await world.store.call("DUMP", key) for key in keys]
+        await client.speak(SHORT)
+        interrupted = await client.until("audio_interrupted")
+        for key, dump in zip(keys, before, strict=True):
+            await world.store.call("RESTORE", key, 60_000, dump, "REPLACE")
+
+        async def closed_again() -> bool:
+            return all([isinstance(await world.last(client, log), Closed) for log in (Log.TEXT, Log.SPEECH)])
+
+        await eventually(closed_again, "it is closed again")
+        again = await world.last(client, Log.SPEECH)
+        assert isinstance(again, Closed)
+        assert (again.reason, again.heard_ms) == (interrupted["reason"], interrupted["heard_ms"])
+        answer = await world.answer(client, 2)
+        await answer.end()
+        assert (await client.until("chunked_streaming_complete"))["turn"] == 2
+
+
 async def test_meta_that_redis_forgot_is_written_again(world: World) -> None:
     async with world.client(voice="bruno") as client:
         await eventually(partial(world.exists, meta_key(client.conversation)), "the meta hash")

@@ -13,12 +13,14 @@ import redis
 from rq import SimpleWorker
 
 from shared.batch import Batch, connect
-from shared.keys import BATCH, batch_key, worker_key
+from shared.keys import BATCH, batch_key, log_key, worker_key
 from shared.store import Store
-from shared.wire import Log
+from shared.wire import Address, Log
 from tests.conftest import eventually
 from tests.proxy import Proxy
+from tests.shared.support import forget_from
 from tests.workers.conftest import NAME, Desk, Process, ask, no_job
+from workers import attempt
 from workers.llm import engines as llm_engines
 from workers.orders import Order
 
@@ -206,3 +208,35 @@ async def test_what_cannot_be_read_keeps_it_from_nothing(
         await eventually(lambda: no_job(store, desk), "the job is forgotten")
         lists = [await store.call("LRANGE", each, 0, -1) for each in (batch_key(), ON_THE_WAY)]
     assert lists == [[], []]
+
+
+async def test_what_redis_forgets_of_an_answer_in_one_piece_is_written_again(
+    store: Store, desk: Desk, batch: Batch, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt, "KEEP_S", 3600.0)
+    monkeypatch.setattr(attempt, "CONFIRM_S", 0.05)
+    async with process():
+        await ask(desk, batch, 1)
+        await answered(desk, batch, 1)
+        await eventually(lambda: no_job(store, desk), "the job is forgotten")
+        for log in (Log.TEXT, Log.SPEECH):
+            written = await desk.read(log, 1)
+            await forget_from(store, log_key(desk.conversation, log), Address(1, 2))
+            await eventually(partial(desk.ended, log, 1), f"the {log} again")
+            again = await desk.read(log, 1)
+            assert [e.payload for e in again] == [e.payload for e in written]
+
+
+async def test_what_redis_forgets_of_an_answer_that_is_being_made_is_written_again(
+    store: Store, desk: Desk, batch: Batch, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt, "CONFIRM_S", 0.05)
+
+    async def talks() -> bool:
+        return len(await desk.read(Log.TEXT, 1)) > 1
+
+    async with process(SCRIPT_INTER_TOKEN_MS="60000", STALL_S="60", DRAIN_S="1"):
+        await ask(desk, batch, 1)
+        await eventually(talks, "the first token")
+        await forget_from(store, log_key(desk.conversation, Log.TEXT), Address(1, 0))
+        await eventually(talks, "the first token again")
