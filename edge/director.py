@@ -42,7 +42,7 @@ KEPT_CLOSINGS = 4
 """How many turns are closed again, in case that Redis forgot it. Of those before, later ones say enough."""
 
 TELL_WITHIN_S = 3.0
-"""How long the log may take to bring a failure back, before the client is told without it."""
+"""How long the log may take to bring a closing back, before the client is told of it without."""
 
 RETRY_S = (0.05, 1.0)
 
@@ -63,7 +63,8 @@ class Director:
         self._closing_audio: asyncio.Future[None] | None = None
         self._closings: deque[Job] = deque(maxlen=KEPT_CLOSINGS)
         self._healed_at = 0.0
-        self._failing: dict[int, tuple[float, ClientError]] = {}
+        self._untold: dict[int, tuple[float, Closed]] = {}
+        """Closed turns, and when their client is told so if it has not been by then."""
 
     @property
     def _hold(self) -> Hold:
@@ -106,15 +107,12 @@ class Director:
         `unwritten`: its utterance may not stand in the log to its end.
         """
         effects = self._dialogue.conversation.broken(turn, "failed", unwritten=unwritten)
-        if effects:
-            tell_within_s = TELL_WITHIN_S if self._services.room.reachable else 0.0
-            self._failing[turn] = (time.monotonic() + tell_within_s, error)
-            self.carry_out(effects, error)
+        self.carry_out(effects, error)
 
     @property
     def restless(self) -> bool:
         """Whether there is anything for `tick` to look at."""
-        return bool(self._failing) or self._dialogue.conversation.awaited is not None
+        return bool(self._untold) or self._dialogue.conversation.awaited is not None
 
     async def tick(self, confirm: Job) -> None:
         """Look, about each second while `restless`, at what takes too long.
@@ -135,12 +133,12 @@ class Director:
                 self._clerk.add("a closing, again", closing)
             self._clerk.add("the utterance", confirm)
             self._add_offer(awaited)
-        for turn, (due, error) in list(self._failing.items()):
+        for turn, (due, closed) in list(self._untold.items()):
             if self.downlink.has_ended(turn):
-                del self._failing[turn]
+                del self._untold[turn]
             elif now >= due:
-                del self._failing[turn]
-                await self.downlink.end(turn, error)
+                del self._untold[turn]
+                await self.downlink.end(turn, closed)
 
     def _patience_s(self, turn: int) -> float:
         return BATCH_DEADLINE_S if self._dialogue.notes(turn).batch else DEADLINE_S
@@ -172,6 +170,16 @@ class Director:
         done = self._clerk.add(f"closing of turn {effect.turn}", writing, insist=True)
         if effect.utterance_too:
             self._closing_audio = done
+        if effect.reason == "failed":
+            # Told even if Redis is gone.
+            self._expect(effect.turn, closed, TELL_WITHIN_S if self._services.room.reachable else 0.0)
+        elif effect.reason != "heard":
+            done.add_done_callback(lambda _: self._expect(effect.turn, closed, TELL_WITHIN_S))
+
+    def _expect(self, turn: int, closed: Closed, within_s: float) -> None:
+        """Let the logs bring the closing back; they cannot if Redis lost what came before it there."""
+        if not self.downlink.has_ended(turn):
+            self._untold[turn] = (time.monotonic() + within_s, closed)
 
     async def _write_meta(self) -> None:
         settings, turn = self._dialogue.configuration.dump(), self._dialogue.conversation.turn

@@ -37,7 +37,7 @@ from shared.errors import ClientError, StoryForked
 from shared.keys import log_key
 from shared.logs import bind
 from shared.reader import Cursor, Reader
-from shared.wire import Address, Log
+from shared.wire import Address, Closed, Log
 
 log = logging.getLogger(__name__)
 
@@ -95,12 +95,11 @@ class Downlink:
         """Whether the turn's last message was sent."""
         return self._transcript.has_ended(turn)
 
-    async def end(self, turn: int, error: ClientError) -> None:
-        """End a turn by an error that stands in no log, unless it has ended."""
-        if self._transcript.end(turn):
-            self.player.flush(turn)
-            notes = self._dialogue.notes(turn)
-            await self._outlet.send(messages.error(error, turn=turn, chunk_id=notes.chunk_id))
+    async def end(self, turn: int, closed: Closed) -> None:
+        """Tell the client, unless its turn has ended, of a closing that no log has brought."""
+        line = self._transcript.close(turn, closed)
+        if line is not None:
+            await self._tell_ending(line)
 
     def rest(self) -> None:
         """Look for lost pushes only while something is expected."""
@@ -155,10 +154,9 @@ class Downlink:
 
     async def _forked(self, turn: int) -> None:
         effects = self._dialogue.conversation.broken(turn, "failed")
-        if effects:
+        if effects:  # Of a turn that was closed meanwhile, whoever closed it sees to it that this is told.
             self._carry_out(effects, FORKED)
-        # A turn that was closed meanwhile too: what the log would have said of that is lost with the rest.
-        await self.end(turn, FORKED)
+            await self.end(turn, Closed("failed", code=FORKED.code, message=str(FORKED), retryable=True))
 
     async def _tell(self, line: Line) -> None:
         batch = self._dialogue.notes(line.turn).batch
@@ -186,10 +184,10 @@ class Downlink:
             case Complete():
                 await self.player.put(line)
             case Interrupted():
-                await self._tell_ending(line, render.interrupted(line, self._dialogue.notes(line.turn)))
+                await self._tell_ending(line)
                 self._carry_out(self._dialogue.conversation.broken(line.turn, line.reason), None)
             case Failed():
-                await self._tell_ending(line, render.failed(line, self._dialogue.notes(line.turn)))
+                await self._tell_ending(line)
                 effects = self._dialogue.conversation.broken(line.turn, "failed")
                 self._carry_out(effects, render.failure(line))
             case Broken():
@@ -220,10 +218,10 @@ class Downlink:
     async def _send_word(self, turn: int, message: messages.Message) -> bool:
         return await self._outlet.send(message, unless=lambda: self._transcript.has_ended(turn))
 
-    async def _tell_ending(self, line: Interrupted | Failed, message: messages.Message) -> None:
+    async def _tell_ending(self, line: Interrupted | Failed) -> None:
         self.player.flush(line.turn)
         if line.held:
             return
-        await self._outlet.send(message)
+        await self._outlet.send(render.closing(line, self._dialogue.notes(line.turn)))
         with bind(turn=line.turn):
             log.info("ended: %s", line.reason if isinstance(line, Interrupted) else line.code)

@@ -97,8 +97,12 @@ def complete(line: Complete, notes: Notes) -> Message:
     )
 
 
-def interrupted(line: Interrupted, notes: Notes) -> Message:
-    """`audio_interrupted`."""
+def closing(line: Interrupted | Failed, notes: Notes) -> Message:
+    """What ends an answer that is not whole: `audio_interrupted`, or an `error` that has a turn."""
+    log = line.log if isinstance(line, Failed) else Log.SPEECH
+    address = None if line.address is None else place(log, line.address)
+    if isinstance(line, Failed):
+        return messages.error(failure(line), turn=line.turn, chunk_id=notes.chunk_id, address=address)
     return messages.audio_interrupted(
         line.turn,
         chunk_id=notes.chunk_id,
@@ -106,7 +110,7 @@ def interrupted(line: Interrupted, notes: Notes) -> Message:
         heard_text=line.heard_text,
         cleared_frames=line.cleared_frames,
         reason=line.reason,
-        address=place(Log.SPEECH, line.address),
+        address=address,
     )
 
 
@@ -114,13 +118,3 @@ def failure(line: Failed) -> ClientError:
     """What a turn failed with, as an error."""
     after_ms = retry_after_ms() if line.code == "overloaded" else None
     return ClientError(line.code, line.message, retryable=line.retryable, retry_after_ms=after_ms)
-
-
-def failed(line: Failed, notes: Notes) -> Message:
-    """`error`, where it ends a turn."""
-    return messages.error(
-        failure(line),
-        turn=line.turn,
-        chunk_id=notes.chunk_id,
-        address=place(line.log, line.address),
-    )

@@ -104,10 +104,10 @@ class Whole(Complete):
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """The answer was cut off; the turn's last line."""
+    """The answer was cut off; the turn's last line. It has no address if no log brought it."""
 
     turn: int
-    address: Address
+    address: Address | None
     held: bool
     reason: str
     heard_ms: float
@@ -117,10 +117,10 @@ class Interrupted:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The turn failed; its last line. The entry that says so stands in `log`."""
+    """The turn failed; its last line. The entry that says so stands in `log`, if it has an address."""
 
     turn: int
-    address: Address
+    address: Address | None
     held: bool
     log: Log
     code: str
@@ -175,16 +175,26 @@ class Transcript:
         self._held = {log: Address(0, 0) for log in Log} | (held or {})
         self._cut = frozenset(cut)
         self._stories: defaultdict[int, _Story] = defaultdict(_Story)
+        self._forgotten = 0
 
     def has_ended(self, turn: int) -> bool:
-        """Whether the turn's last line was told."""
-        return turn in self._stories and self._stories[turn].ended
+        """Whether the turn's last line was told, or may have been, so long ago was that."""
+        return self._stories[turn].ended if turn in self._stories else turn <= self._forgotten
 
     def end(self, turn: int) -> bool:
         """Nothing more is told of the turn: its last message was sent. False if that was so before."""
         story = self._stories[turn]
         was, story.ended = story.ended, True
         return not was
+
+    def close(self, turn: int, closed: Closed) -> Interrupted | Failed | None:
+        """The last line of a turn whose closing no log has brought; `None` if it has ended."""
+        if self.has_ended(turn):
+            return None
+        story = self._stories[turn]
+        story.ended = True
+        story.early.clear()
+        return _ending(turn, None, Log.SPEECH, closed, held=False)
 
     def fold(self, log: Log, entry: Entry) -> list[Line]:
         """What the next entry of a log adds. Entries of one log must come in order, each once."""
@@ -287,34 +297,14 @@ class Transcript:
     ) -> Iterator[Line]:
         if story.ended or closed.reason == "heard":
             return
-        if closed.reason == "failed":
-            line: Line = Failed(
-                address.turn,
-                address,
-                held,
-                log,
-                closed.code or "engine_failed",
-                closed.message or "the answer could not be made",
-                bool(closed.retryable),
-            )
-        elif closed.reason in AFTER_THE_END and (story.reply_end if log is Log.TEXT else story.speech_end):
+        if closed.reason in AFTER_THE_END and (story.reply_end if log is Log.TEXT else story.speech_end):
             return
-        elif log is Log.TEXT:
+        if closed.reason != "failed" and log is Log.TEXT:
             yield Broken(address.turn, address, held, closed.reason)
             return
-        else:
-            line = Interrupted(
-                address.turn,
-                address,
-                held,
-                closed.reason,
-                closed.heard_ms or 0.0,
-                closed.heard_text or "",
-                closed.cleared_frames or 0,
-            )
         story.ended = True
         story.early.clear()
-        yield line
+        yield _ending(address.turn, address, log, closed, held=held)
 
     def _told(self, story: _Story, line: Line) -> list[Line]:
         return [] if story.ended or line.turn <= self._told_turn else [line]
@@ -322,3 +312,29 @@ class Transcript:
     def _forget(self, turn: int) -> None:
         for old in [each for each in self._stories if each < turn - FORGET_TURNS]:
             del self._stories[old]
+            self._forgotten = max(self._forgotten, old)
+
+
+def _ending(
+    turn: int, address: Address | None, log: Log, closed: Closed, *, held: bool
+) -> Interrupted | Failed:
+    """What a client is told of a closing."""
+    if closed.reason == "failed":
+        return Failed(
+            turn,
+            address,
+            held,
+            log,
+            closed.code or "engine_failed",
+            closed.message or "the answer could not be made",
+            bool(closed.retryable),
+        )
+    return Interrupted(
+        turn,
+        address,
+        held,
+        closed.reason,
+        closed.heard_ms or 0.0,
+        closed.heard_text or "",
+        closed.cleared_frames or 0,
+    )

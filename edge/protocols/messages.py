@@ -194,10 +194,13 @@ def audio_interrupted(
     heard_text: str,
     cleared_frames: int,
     reason: str,
-    address: str,
+    address: str | None = None,
 ) -> Message:
-    """The answer was cut off: how far the listener got, and how many frames were held back."""
-    return {
+    """The answer was cut off: how far the listener got, and how many frames were held back.
+
+    It has no `address` if the logs could not say so.
+    """
+    message: Message = {
         "type": "audio_interrupted",
         "turn": turn,
         "chunk_id": chunk_id,
@@ -205,8 +208,10 @@ def audio_interrupted(
         "heard_text": heard_text,
         "cleared_frames": cleared_frames,
         "reason": reason,
-        "address": address,
     }
+    if address is not None:
+        message["address"] = address
+    return message
 
 
 def audio_response(

@@ -331,6 +331,35 @@ async def test_an_answer_whose_closing_redis_forgot_does_not_block_the_next(
         assert (await client.until("chunked_streaming_complete"))["turn"] == 2
 
 
+async def test_an_answer_that_is_cut_off_where_redis_forgot_its_end_ends_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_to_its_end(key: str) -> bool:
+        (cursor,) = world.services.reader._cursors[key]
+        return bool(cursor._held_entry and cursor._held_entry.final and not cursor._ready)
+
+    monkeypatch.setattr("edge.director.TELL_WITHIN_S", 0.2)
+    async with world.client(pacing="realtime") as client:
+        await client.speak(SHORT)
+        answer = await world.answer(client)
+        await answer.write("Hello!")
+        await client.until("semantic_chunk")
+        keys = [log_key(client.conversation, log) for log in (Log.TEXT, Log.SPEECH)]
+        before = [await world.store.call("DUMP", key) for key in keys]
+        await answer.utter(frames=20)
+        await answer.end()
+        await eventually(lambda: all(map(read_to_its_end, keys)), "the edge has all of it")
+        for key, dump in zip(keys, before, strict=True):
+            await world.store.call("RESTORE", key, 60_000, dump, "REPLACE")
+        await client.send("user_interrupt")
+        cut = await client.until("audio_interrupted", "error")
+        assert (cut["type"], cut["turn"], cut["reason"]) == ("audio_interrupted", 1, "user_interrupt")
+        assert "address" not in cut
+        await next_turn_works(world, client, 2)
+    endings = [m for m in client.received if m["type"] in ("audio_interrupted", "error") and m["turn"] == 1]
+    assert len(endings) == 1
+
+
 async def test_meta_that_redis_forgot_is_written_again(world: World) -> None:
     async with world.client(voice="bruno") as client:
         await eventually(partial(world.exists, meta_key(client.conversation)), "the meta hash")
@@ -354,7 +383,10 @@ async def test_a_story_that_forked_ends_the_turn_and_the_next_is_told(world: Wor
         await next_turn_works(world, client, 2)
 
 
-async def test_a_turn_that_was_closed_where_redis_forgot_it_ends_all_the_same(world: World) -> None:
+async def test_a_turn_that_was_closed_where_redis_forgot_it_ends_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.director.TELL_WITHIN_S", 0.2)
     async with world.client() as client:
         await client.speak(SHORT)
         answer = await world.answer(client)
@@ -366,8 +398,8 @@ async def test_a_turn_that_was_closed_where_redis_forgot_it_ends_all_the_same(wo
             for entry in ("1-0", "2-0"):
                 await world.store.call("XADD", key, entry, "w", "another", "kind", "take", "at", 0)
         await client.send("user_interrupt")
-        error = await client.until("error", "audio_interrupted")
-        assert (error["type"], error["code"], error["turn"]) == ("error", "engine_failed", 1)
+        cut = await client.until("error", "audio_interrupted")
+        assert (cut["type"], cut["turn"], cut["reason"]) == ("audio_interrupted", 1, "user_interrupt")
 
 
 async def test_a_turn_of_which_nothing_comes_ends_at_the_deadline(

@@ -255,7 +255,7 @@ def test_whoever_resumes_is_told_the_rest_with_the_same_numbers(text_held: int, 
     assert len(whole) == len(resumed)
     for once, again in zip(whole, resumed, strict=True):
         log = Log.TEXT if isinstance(once, TokenLine | SemanticLine) else Log.SPEECH
-        assert again.held == (again.address <= held[log])
+        assert again.address is not None and again.held == (again.address <= held[log])
         assert (type(once), once.address) == (type(again), again.address)
         if isinstance(once, FrameLine) and isinstance(again, FrameLine):
             assert (once.index, once.source, once.pcm) == (again.index, again.source, again.pcm)
