@@ -61,7 +61,7 @@ class Director:
         self._dialogue = dialogue
         self._clerk = clerk
         self._closing_audio: asyncio.Future[None] | None = None
-        self._closings: deque[Job] = deque(maxlen=KEPT_CLOSINGS)
+        self._closings: deque[tuple[int, Closed, Sequence[Log]]] = deque(maxlen=KEPT_CLOSINGS)
         self._healed_at = 0.0
         self._untold: dict[int, tuple[float, Closed]] = {}
         """Closed turns, and when their client is told so if it has not been by then."""
@@ -130,7 +130,7 @@ class Director:
             # Should Redis have lost its last seconds: what ended before, the utterance, and its offer again.
             self._healed_at = now
             for closing in self._closings:
-                self._clerk.add("a closing, again", closing)
+                self._clerk.add(f"closing of turn {closing[0]}, again", partial(self.write_closed, *closing))
             self._clerk.add("the utterance", confirm)
             self._add_offer(awaited)
         for turn, (due, closed) in list(self._untold.items()):
@@ -165,8 +165,9 @@ class Director:
         # Whoever waits to offer this turn must not: nothing of it will be answered.
         self._dialogue.notes(effect.turn).opened.set()
         # The next turn could not begin in logs in which this one is open.
-        writing = partial(self.write_closed, effect.turn, closed, logs)
-        self._closings.append(writing)
+        seen = [self.downlink.read(effect.turn, each) for each in logs]
+        writing = partial(self.write_closed, effect.turn, closed, logs, seen)
+        self._closings.append((effect.turn, closed, logs))
         done = self._clerk.add(f"closing of turn {effect.turn}", writing, insist=True)
         if effect.utterance_too:
             self._closing_audio = done
@@ -186,8 +187,10 @@ class Director:
         if await self._hold.begin(self._dialogue.token, settings, turn) is Standing.LOST:
             self._keeping.lost()
 
-    async def write_closed(self, turn: int, closed: Closed, logs: Sequence[Log]) -> None:
-        """Close the turn in some of its logs. Raises `TurnTaken` and `StoreError`."""
+    async def write_closed(
+        self, turn: int, closed: Closed, logs: Sequence[Log], seen: Sequence[int] = ()
+    ) -> None:
+        """Close the turn in some of its logs; `seen` as in `close_turn`. Raises `TurnTaken`, `StoreError`."""
         await close_turn(
             self._services.store,
             [log_key(self._dialogue.id, each) for each in logs],
@@ -196,6 +199,7 @@ class Director:
             closed,
             ttl_s=self._services.keeper.lease.keys_s,
             session_key=session_key(self._dialogue.id),
+            seen=seen,
         )
 
     async def _offer(self, turn: int, notes: Notes) -> None:

@@ -91,6 +91,11 @@ class Downlink:
             self._moved.clear()
             await self._moved.wait()
 
+    def read(self, turn: int, log_: Log) -> int:
+        """The last seq of the turn that was read in a log; -1 if none was."""
+        last = self._folded.get(log_)
+        return last.seq if last is not None and last.turn == turn else -1
+
     def has_ended(self, turn: int) -> bool:
         """Whether the turn's last message was sent."""
         return self._transcript.has_ended(turn)

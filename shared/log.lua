@@ -1,4 +1,4 @@
-#!lua name=parley_log_1
+#!lua name=parley_log_2
 
 --[[
 The turn-addressed log. An entry's id is <turn>-<seq>: turns from 1, seq contiguous from 0.
@@ -12,7 +12,7 @@ The turn-addressed log. An entry's id is <turn>-<seq>: turns from 1, seq contigu
   verdict   append                                             take                close
   CLOSED    the turn is final, or a later one has begun        the same            a later turn has begun
   BUSY      the turn before is not final                       the same            -
-  GAP n     entries before seq are missing: write from n on    -                   -
+  GAP n     entries before seq are missing: write from n on    -                   entries up to `seen` are missing
   DUP n     up to n stand the caller's own, same payloads      tail is its own     is closed already, at n
   TAKEN     the tail, or the session, is another writer's      tail is another's   the session, or with `owner`
                                                                after its own       the tail, is another's
@@ -210,10 +210,12 @@ local function take(keys, argv)
   return { 'OK', seq + 1 }
 end
 
--- close  log [session] | turn writer ttl_ms at owner payload…      (owner: '1' if the tail must be the caller's)
+-- close  log [session] | turn writer ttl_ms at owner seen payload…
+-- owner: '1' if the tail must be the caller's. seen: the last seq of the turn that the caller has read, or -1.
 local function close(keys, argv)
   local key, session = keys[1], keys[2]
   local turn, writer, ttl_ms, at, owner = tonumber(argv[1]), argv[2], argv[3], argv[4], argv[5]
+  local seen = tonumber(argv[6])
   if is_stale(session, writer) then
     return { 'TAKEN', 0 }
   end
@@ -229,16 +231,21 @@ local function close(keys, argv)
     if owner == '1' and last.writer ~= writer then
       return { 'TAKEN', 0 }
     end
+    if last.seq < seen then
+      return { 'GAP', last.seq + 1 }
+    end
     seq, sum = last.seq + 1, last.sum
+  elseif seen >= 0 then
+    return { 'GAP', 0 }
   elseif not last.final then
     write(key, last.turn, last.seq + 1, writer, 'closed', at, last.sum, { 'reason', 'superseded' })
   end
-  write(key, turn, seq, writer, 'closed', at, sum, { unpack(argv, 6) })
+  write(key, turn, seq, writer, 'closed', at, sum, { unpack(argv, 7) })
   redis.call('PEXPIRE', key, ttl_ms)
   return { 'OK', seq }
 end
 
-redis.register_function('parley_append_1', append)
-redis.register_function('parley_take_1', take)
+redis.register_function('parley_append_2', append)
+redis.register_function('parley_take_2', take)
 -- What ends a turn must work at maxmemory too, or nothing could ever be freed.
-redis.register_function { function_name = 'parley_close_1', callback = close, flags = { 'allow-oom' } }
+redis.register_function { function_name = 'parley_close_2', callback = close, flags = { 'allow-oom' } }

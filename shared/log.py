@@ -35,6 +35,9 @@ BUSY_S = 5.0
 AGAIN_S = 0.1
 """How often it looks."""
 
+REWRITTEN_S = 2.0
+"""How long a closing waits for entries that Redis forgot: their writers look for them each second."""
+
 _BACKOFF_S = (0.02, 1.0)
 
 
@@ -99,7 +102,7 @@ class LogWriter:
         """
         payload = Take(cause, worker).to_fields()
         args: list[Arg] = [self.turn, self.tag, self._ttl_ms, _now_us(), *payload]
-        await self._ask("parley_take_1", (self._key,), args)
+        await self._ask("parley_take_2", (self._key,), args)
         # Taken first, read second: nothing can be written under us between the two.
         start = Address(self.turn, 0)
         self.entries = await persist(
@@ -151,7 +154,7 @@ class LogWriter:
         give_up_at = time.monotonic() + (self._busy_s if self._begun else 0.0)
         while True:
             try:
-                return await self._ask("parley_append_1", self._keys, self._append_args(seq))
+                return await self._ask("parley_append_2", self._keys, self._append_args(seq))
             except TurnBusy:
                 # It could begin once: so Redis forgot the end of the turn before, which its writer has yet.
                 if time.monotonic() > give_up_at:
@@ -185,24 +188,33 @@ async def close_turn(
     ttl_s: float,
     session_key: str | None = None,
     owner: bool = False,
+    seen: Sequence[int] = (),
 ) -> list[Address | None]:
     """Close the turn in each log of `keys`, in one round trip; where the `closed` entry stands in each.
 
-    `None` stands for a log where a later turn has begun: there is nothing left to close. Raises `TurnTaken`
-    when `session_key` holds another session's tag, or when `owner` is asked for and the tail is another's.
+    `None` stands for a log where a later turn has begun: there is nothing left to close. `seen`: the last seq
+    of the turn that was read in each log, -1 for none; what Redis forgot of that is waited for, as long as a
+    living writer needs to write it again. Raises `TurnTaken` when `session_key` holds another session's tag,
+    or when `owner` is asked for and the tail is another's.
     """
-    args: list[Arg] = [turn, tag, int(ttl_s * 1000), _now_us(), int(owner), *closed.to_fields()]
     extra = () if session_key is None else (session_key,)
-    calls: list[Call] = [("parley_close_1", (key, *extra), args) for key in keys]
-    replies = await persist(lambda: store.functions(calls), GIVE_UP_S)
-    addresses: list[Address | None] = []
-    for key, reply in zip(keys, replies, strict=True):
-        try:
-            _, seq = _judged(reply, key)
-            addresses.append(Address(turn, seq))
-        except TurnClosed:
-            addresses.append(None)
-    return addresses
+    head: list[Arg] = [turn, tag, int(ttl_s * 1000), _now_us(), int(owner)]
+    nothing = [-1] * len(keys)
+
+    async def ask(seen: Sequence[int]) -> list[tuple[Verdict, int | None]]:
+        calls: list[Call] = [
+            ("parley_close_2", (key, *extra), [*head, seq, *closed.to_fields()])
+            for key, seq in zip(keys, seen, strict=True)
+        ]
+        replies = await persist(lambda: store.functions(calls), GIVE_UP_S)
+        return [_placed(reply, key) for key, reply in zip(keys, replies, strict=True)]
+
+    give_up_at = time.monotonic() + REWRITTEN_S
+    placed = await ask(seen or nothing)
+    while any(verdict is Verdict.GAP for verdict, _ in placed):
+        await asyncio.sleep(AGAIN_S)
+        placed = await ask(seen if time.monotonic() < give_up_at else nothing)
+    return [None if seq is None else Address(turn, seq) for _, seq in placed]
 
 
 async def read_log(
@@ -262,6 +274,14 @@ def _judged(reply: Reply, key: str) -> tuple[Verdict, int]:
     if refusal is not None:
         raise refusal(f"{key}: {verdict}")
     return verdict, place
+
+
+def _placed(reply: Reply, key: str) -> tuple[Verdict, int | None]:
+    """What a closing came to, and where it stands; `None` where a later turn has begun."""
+    try:
+        return _judged(reply, key)
+    except TurnClosed:
+        return Verdict.CLOSED, None
 
 
 def _entries(key: str, reply: Reply) -> list[Entry]:

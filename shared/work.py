@@ -249,9 +249,10 @@ class Heartbeat(threading.Thread):
         self._lost = lost
         self._counts = counts
         self._ended = threading.Event()
-        self._redis = redis.Redis.from_url(
-            url, protocol=2, socket_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
-        )
+        # A connection that was closed meanwhile says nothing of Redis, so it is asked again at once: a claim
+        # that a restarted one has from its disk may lapse before the next beat.
+        again = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
+        self._redis = redis.Redis.from_url(url, protocol=2, socket_timeout=TIMEOUT_S, retry=again)
 
     def run(self) -> None:
         """Beat until `stop`. An error is logged and the next beat tries again."""

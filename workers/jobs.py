@@ -39,7 +39,7 @@ from workers.answering import Answering, Engines, Lost
 from workers.llm.engines import SpeechLM
 from workers.orders import Order, Orders
 from workers.process import OFFLINE, REDIS_WAIT_S
-from workers.stage import WAITING_LINE_S
+from workers.stage import WAITING_LINE_S, WRITERS_FIRST_S
 from workers.tts.engines import Synthesizer
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LOOK_S = 0.1
-"""How often it is looked, while a job runs, whether the process drains."""
+"""How often it is looked, while a job runs or nothing is taken, whether the process drains."""
 
 AGAIN_S = 0.5
 """The pause before Redis is tried again that did not answer, or refused."""
@@ -86,6 +86,7 @@ class Jobs:
         self._url = url
         self._name = name
         self._drain_until: float | None = None
+        self._run: str | None = None
         self._said_at = -math.inf
         self._orders: Orders | None = None
         self._running: str | None = None
@@ -111,6 +112,7 @@ class Jobs:
             log.info("ready: %s", self._heartbeat.announcement.reason)
             try:
                 while self._reach_redis():
+                    self._let_writers_go_first(connection)
                     self._take_orders(connection)
             finally:
                 self._heartbeat.stop()
@@ -133,6 +135,18 @@ class Jobs:
                 log.info("enqueued again what was left: %d", left)
             return True
         return False
+
+    def _let_writers_go_first(self, connection: redis.Redis) -> None:
+        """What Redis forgot of a turn and its job, its writer writes again: meanwhile nobody does it anew."""
+        try:
+            before, self._run = self._run, str(connection.info("server")["run_id"])
+        except redis.RedisError as error:
+            return self._wait_for_redis(error)
+        if before not in (None, self._run):
+            log.warning("redis was restarted: nothing is taken for %g s", WRITERS_FIRST_S)
+            until = time.monotonic() + WRITERS_FIRST_S
+            while self._drain_until is None and time.monotonic() < until:
+                time.sleep(LOOK_S)
 
     def _take_orders(self, connection: redis.Redis) -> None:
         """Do what is asked for, until `drain` or an error of Redis. The engines outlive it."""

@@ -205,8 +205,8 @@ class Stage:
         if silent_s > self._settings.stall_s:
             self._hangs()
             return None
-        held = list(self._held.items())
-        return [claim_id for claim_id, each in held if not (each.attempts.stalled or each.attempts.ended)]
+        # Those that have ended too: Redis may have forgotten that their work is done, and would give it away.
+        return [claim_id for claim_id, each in list(self._held.items()) if not each.attempts.stalled]
 
     def _counts(self) -> dict[str, int]:
         """What is announced beside the number of turns. Called by the heartbeat's thread."""

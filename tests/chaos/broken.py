@@ -52,7 +52,7 @@ def no_buffer() -> None:
 
     async def write_from(self: LogWriter, seq: int) -> bool:
         while seq < len(self.entries):
-            verdict, next_seq = await self._ask("parley_append_1", self._keys, self._append_args(seq))
+            verdict, next_seq = await self._ask("parley_append_2", self._keys, self._append_args(seq))
             if verdict is Verdict.GAP:
                 at_hand = self.entries[seq:]
                 self.entries[next_seq:] = [

@@ -57,7 +57,7 @@ async def answering(world: World, seq: int) -> AsyncIterator[Place]:
 async def lose_a_reply(world: World) -> None:
     """The reply to an append is lost."""
     async with answering(world, 4):
-        world.proxies["llm"].lose_reply_to(b"parley_append_1")
+        world.proxies["llm"].lose_reply_to(b"parley_append_2")
 
 
 async def destroy_the_groups(world: World) -> None:

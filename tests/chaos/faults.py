@@ -87,7 +87,7 @@ async def skewed(world: World, place: Place | None, role: str, wrong_s: float) -
 async def reply_lost(world: World, place: Place | None) -> AsyncIterator[None]:
     """The reply to an append is lost, and its connection with it."""
     role = {Log.AUDIO: "edge", Log.TEXT: "llm", Log.SPEECH: "tts"}[place.log if place else Log.TEXT]
-    world.proxies[role].lose_reply_to(b"parley_append_1")
+    world.proxies[role].lose_reply_to(b"parley_append_2")
     yield
 
 

@@ -19,9 +19,9 @@ AT_US = 1_700_000_000_000_000
 class Functions:
     """What the Functions of one library are called."""
 
-    append: str = "parley_append_1"
-    take: str = "parley_take_1"
-    close: str = "parley_close_1"
+    append: str = "parley_append_2"
+    take: str = "parley_take_2"
+    close: str = "parley_close_2"
 
 
 OURS = Functions()
@@ -60,13 +60,14 @@ def close(
     *,
     session: str | None = None,
     owner: bool = False,
+    seen: int = -1,
     ttl_ms: int = TTL_MS,
     functions: Functions = OURS,
 ) -> Command:
-    """Close the turn."""
+    """Close the turn, of which the caller has read the entries up to `seen`."""
     keys = [key] if session is None else [key, session]
     head: list[Arg] = ["FCALL", functions.close, len(keys), *keys]
-    return [*head, turn, tag, ttl_ms, AT_US, int(owner), "reason", reason]
+    return [*head, turn, tag, ttl_ms, AT_US, int(owner), seen, "reason", reason]
 
 
 class LogCalls:
@@ -99,11 +100,18 @@ class LogCalls:
         return self._ask(take(self.key, turn, tag, ttl_ms=ttl_ms))
 
     def close(
-        self, turn: int, tag: str, reason: str = "barge_in", *, of_edge: bool = False, owner: bool = False
+        self,
+        turn: int,
+        tag: str,
+        reason: str = "barge_in",
+        *,
+        of_edge: bool = False,
+        owner: bool = False,
+        seen: int = -1,
     ) -> tuple[str, int]:
         """Close the turn; `of_edge`: for the session that holds the conversation."""
         session = self.session if of_edge else None
-        return self._ask(close(self.key, turn, tag, reason, session=session, owner=owner))
+        return self._ask(close(self.key, turn, tag, reason, session=session, owner=owner, seen=seen))
 
     def entries(self) -> list[tuple[str, str, str]]:
         """What stands in the log: addresses, tags and kinds."""

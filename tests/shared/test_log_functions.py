@@ -341,6 +341,16 @@ def test_a_close_supersedes_an_older_turn_that_is_open(log: LogCalls, raw: Raw) 
     assert log.append(1, 1, W1, token("b")) == ("CLOSED", 0)
 
 
+def test_a_close_waits_for_what_its_caller_has_read(log: LogCalls) -> None:
+    assert log.close(1, EDGE, seen=0) == ("GAP", 0)
+    log.append(1, 0, W1, token("a"), token("b"))
+    assert log.close(1, EDGE, seen=2) == ("GAP", 2)
+    assert log.close(2, EDGE, seen=0) == ("GAP", 0)
+    assert log.close(1, EDGE, seen=1) == ("OK", 2)
+    assert log.close(1, EDGE, seen=5) == ("DUP", 2)
+    assert log.entries()[-1] == ("1-2", EDGE, "closed") and len(log.entries()) == 3
+
+
 def test_a_close_leaves_an_older_turn_that_is_final_alone(log: LogCalls) -> None:
     log.append(1, 0, W1, END)
     assert log.close(2, EDGE) == ("OK", 0)

@@ -8,9 +8,9 @@ import pytest
 
 from shared import log
 from shared.errors import StoreError, StoreFull, TurnBusy, TurnTaken
-from shared.log import close_turn
+from shared.log import close_turn, tail
 from shared.store import Store
-from shared.wire import Address, Take, Token, new_tag
+from shared.wire import Address, Closed, Take, Token, new_tag
 from tests.conftest import eventually
 from tests.proxy import Proxy
 from tests.shared.support import (
@@ -132,6 +132,35 @@ async def test_a_tail_forgotten_up_to_a_predecessors_is_to_be_taken_again(store:
 
 
 # ---- connections that fail
+
+
+async def test_a_turn_is_closed_behind_what_was_read_of_it_though_redis_forgot_that(store: Store) -> None:
+    keys = [new_log(), new_log()]
+    writers = [writer(store, key) for key in keys]
+    for each in writers:
+        await each.append(*tokens(0, 3))
+    await forget_from(store, keys[1], Address(1, 1))
+    closing = asyncio.create_task(close_turn(store, keys, 1, new_tag(), CLOSED, ttl_s=TTL_S, seen=[2, 2]))
+    await eventually(lambda: is_closed(store, keys[0]), "the log that is whole is closed")
+    assert not await is_closed(store, keys[1])
+    await writers[1].confirm()
+    assert await closing == [Address(1, 3)] * 2
+    assert [entry.address.seq for entry in await standing(store, keys[1])] == [0, 1, 2, 3]
+
+
+async def test_a_turn_is_closed_in_the_end_though_nobody_writes_again_what_was_read_of_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "REWRITTEN_S", 0.1)
+    key = new_log()
+    await writer(store, key).append(*tokens(0, 3))
+    await forget_from(store, key, Address(1, 1))
+    assert await close_turn(store, [key], 1, new_tag(), CLOSED, ttl_s=TTL_S, seen=[2]) == [Address(1, 1)]
+
+
+async def is_closed(store: Store, key: str) -> bool:
+    last = await tail(store, key)
+    return last is not None and isinstance(last.payload, Closed)
 
 
 async def test_a_lost_reply_doubles_nothing(proxy: Proxy, far: Store) -> None:

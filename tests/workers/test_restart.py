@@ -6,21 +6,24 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from deploy.embedded import RedisServer, start_server
 from shared import log
+from shared.batch import Batch
+from shared.errors import StoreError
 from shared.keys import GROUP, Role, log_key, work_key
 from shared.reader import Reader
 from shared.settings import Settings
 from shared.store import Store
 from shared.wire import Address, Log, ReplyEnd, Token
 from tests.conftest import eventually
-from tests.workers.conftest import QUICK, Desk
+from tests.workers.conftest import QUICK, Desk, Process, ask, no_job
 from tests.workers.replies import Replies
+from workers import attempt
 from workers.stage import Stage
 from workers.turn import Turn, entries_of
 
@@ -90,4 +93,35 @@ async def test_an_answer_whose_claim_was_forgotten_with_its_beginning_is_one_sto
                     await eventually(lambda: bool(second.turns), "the second has it")
     assert [entry.text for entry in heard if isinstance(entry, Token)] == [f"{n} " for n in range(WORDS)]
     following.cancel()
+    await store.close()
+
+
+async def test_an_answer_in_one_piece_whose_end_was_forgotten_is_not_made_anew(
+    server: RedisServer, tmp_path: Path, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt, "KEEP_S", 3600.0)
+    store, batch = Store(server.url), Batch(server.url)
+    desk = Desk(store)
+
+    async def begun() -> bool:
+        return len(await desk.read(Log.TEXT, 1)) > 2
+
+    async def done() -> bool:
+        with suppress(StoreError):
+            return await no_job(store, desk)
+        return False
+
+    async with process(url=server.url):
+        await ask(desk, batch, 1)
+        await eventually(begun, "the reply has begun")
+        (file,) = (tmp_path / "appendonlydir").glob("*.incr.aof")
+        begun_bytes = file.stat().st_size
+        await eventually(lambda: desk.ended(Log.SPEECH, 1), "the answer")
+        made = await desk.read(Log.TEXT, 1)
+        server.kill()
+        os.truncate(file, begun_bytes)
+        server.restart()
+        await eventually(done, "the job, which is there again, is done")
+        assert await desk.read(Log.TEXT, 1) == made
+    batch.close()
     await store.close()

@@ -130,3 +130,32 @@ async def test_what_redis_forgets_of_an_answer_just_written_is_written_again(
         await eventually(lambda: other.ended(Log.TEXT, 1), "another turn, though this one is still kept")
         assert worker.attached == 0
     assert await nothing_is_pending(store)
+
+
+async def test_work_whose_end_redis_forgot_is_given_to_nobody_while_its_writer_keeps_it(
+    store: Store, desk: Desk, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt, "KEEP_S", 3600.0)
+    stream = work_key(Role.REPLY)
+
+    async def remember(turn: Turn) -> None:
+        remembered.append(await store.call("DUMP", stream))
+        await end(turn)
+
+    async def done() -> bool:
+        return bool(await store.call("XLEN", stream) == 0)
+
+    remembered: list[bytes] = []
+    async with running(Replies(remember), name="first"):
+        await desk.ask(1, None, Role.REPLY)
+        await eventually(done, "it is done")
+        await store.call("RESTORE", stream, 0, remembered[0], "REPLACE")
+        async with running(Replies(end), name="second"):
+            before = await calls(store, "xpending")
+
+            async def looked_again() -> bool:
+                return await calls(store, "xpending") >= before + 20 * LOOKS
+
+            await eventually(looked_again, "the other looks for what has lapsed")
+            (pending,) = await store.call("XPENDING", stream, GROUP, "-", "+", 10)
+            assert pending[1] == b"first"
