@@ -38,7 +38,7 @@ BATCH_DEADLINE_S = 120.0
 SILENT_S = 3.0
 """How long nothing may come of a turn before it is made sure that Redis still knows of it."""
 
-KEPT_CLOSINGS = 4
+KEPT_CLOSINGS = 2
 """How many turns are closed again, in case that Redis forgot it. Of those before, later ones say enough."""
 
 TELL_WITHIN_S = 3.0
@@ -61,7 +61,7 @@ class Director:
         self._dialogue = dialogue
         self._clerk = clerk
         self._closing_audio: asyncio.Future[None] | None = None
-        self._closings: deque[tuple[int, Closed, Sequence[Log]]] = deque(maxlen=KEPT_CLOSINGS)
+        self._closings: deque[tuple[int, Closed, Sequence[Log], Sequence[int]]] = deque(maxlen=KEPT_CLOSINGS)
         self._healed_at = 0.0
         self._untold: dict[int, tuple[float, Closed]] = {}
         """Closed turns, and when their client is told so if it has not been by then."""
@@ -117,7 +117,7 @@ class Director:
     async def tick(self, confirm: Job) -> None:
         """Look, about each second while `restless`, at what takes too long.
 
-        `confirm` makes sure that the utterance stands in the log.
+        `confirm` makes sure that the utterance stands in the log, here and in `heal`.
         """
         now = time.monotonic()
         awaited = self._dialogue.conversation.awaited
@@ -127,18 +127,24 @@ class Director:
         if awaited is not None and silent_s > self._patience_s(awaited):
             self.fail(awaited, LATE)
         elif awaited is not None and silent_s > SILENT_S and now - self._healed_at > SILENT_S:
-            # Should Redis have lost its last seconds: what ended before, the utterance, and its offer again.
-            self._healed_at = now
-            for closing in self._closings:
-                self._clerk.add(f"closing of turn {closing[0]}, again", partial(self.write_closed, *closing))
-            self._clerk.add("the utterance", confirm)
-            self._add_offer(awaited)
+            self.heal(confirm)
         for turn, (due, closed) in list(self._untold.items()):
             if self.downlink.has_ended(turn):
                 del self._untold[turn]
             elif now >= due:
                 del self._untold[turn]
                 await self.downlink.end(turn, closed)
+
+    def heal(self, confirm: Job) -> None:
+        """Should Redis have lost its last seconds: what ended before, the utterance, and its offer again."""
+        head = self._dialogue.conversation.oldest
+        if head is None or head == self._dialogue.conversation.answered:
+            return
+        self._healed_at = time.monotonic()
+        for closing in self._closings:
+            self._clerk.add(f"closing of turn {closing[0]}, again", partial(self.write_closed, *closing))
+        self._clerk.add("the utterance", confirm)
+        self._add_offer(head)
 
     def _patience_s(self, turn: int) -> float:
         return BATCH_DEADLINE_S if self._dialogue.notes(turn).batch else DEADLINE_S
@@ -166,8 +172,9 @@ class Director:
         self._dialogue.notes(effect.turn).opened.set()
         # The next turn could not begin in logs in which this one is open.
         seen = [self.downlink.read(effect.turn, each) for each in logs]
-        writing = partial(self.write_closed, effect.turn, closed, logs, seen)
-        self._closings.append((effect.turn, closed, logs))
+        closing = (effect.turn, closed, logs, seen)
+        self._closings.append(closing)
+        writing = partial(self.write_closed, *closing)
         done = self._clerk.add(f"closing of turn {effect.turn}", writing, insist=True)
         if effect.utterance_too:
             self._closing_audio = done
@@ -190,7 +197,7 @@ class Director:
     async def write_closed(
         self, turn: int, closed: Closed, logs: Sequence[Log], seen: Sequence[int] = ()
     ) -> None:
-        """Close the turn in some of its logs; `seen` as in `close_turn`. Raises `TurnTaken`, `StoreError`."""
+        """Close the turn in some of its logs, `seen` as in `close_turn`. Raises `TurnTaken`, `StoreError`."""
         await close_turn(
             self._services.store,
             [log_key(self._dialogue.id, each) for each in logs],

@@ -124,10 +124,9 @@ class Downlink:
             try:
                 await self._fold_all(log_, cursor)
             except StoryForked as error:
-                turn = max(turn, self._folded[log_].turn)
                 log.warning("%s", error)
-                await self._forked(turn)
-                turn += 1
+                await self._forked(error.turn)
+                turn = error.turn + 1
             finally:
                 cursor.close()
 

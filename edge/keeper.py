@@ -43,6 +43,10 @@ class Keeping(Protocol):
         """Redis has lost the conversation's meta: it should be written again."""
         ...
 
+    def restarted(self) -> None:
+        """Redis is another process than before, which may have forgotten its last seconds."""
+        ...
+
 
 class Keeper:
     """The conversations that this edge holds. `run` must be running for leases to last."""
@@ -56,6 +60,7 @@ class Keeper:
         self._keys_due = 0.0
         self._pushes: Pushes | None = None
         self._pong = True
+        self._run: str | None = None
 
     def hold(self, conversation: str) -> Hold:
         """A new session's hold; nothing is written yet."""
@@ -126,6 +131,7 @@ class Keeper:
         try:
             await pushes.subscribe([_channel(self.edge)])
             self._pushes = pushes
+            await self._see_whether_restarted()
             while True:
                 kind, _, data = await pushes.read()
                 if kind == "smessage":
@@ -134,6 +140,13 @@ class Keeper:
         finally:
             self._pushes = None
             await pushes.close()
+
+    async def _see_whether_restarted(self) -> None:
+        before, self._run = self._run, await self._store.run()
+        if before not in (None, self._run):
+            log.warning("redis was restarted: what it may have forgotten is written again")
+            for session in list(self._sessions.values()):
+                session.restarted()
 
     def _notice(self, data: bytes) -> None:
         conversation, _, tag = data.decode("ascii", "replace").partition(" ")

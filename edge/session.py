@@ -126,6 +126,10 @@ class Session:
         """Redis has lost the meta hash."""
         self._director.establish()
 
+    def restarted(self) -> None:
+        """Redis may have forgotten its last seconds."""
+        self._director.heal(self._uplink.confirm)
+
     def stop(self) -> None:
         """The edge stops now."""
         self._end(DRAINED)

@@ -40,7 +40,14 @@ class TurnFull(LogError):
 
 
 class StoryForked(LogError):
-    """Raised when a reader finds another story where it had already delivered one (Redis lost its tail)."""
+    """Raised when a reader finds another story where it had already delivered one (Redis lost its tail).
+
+    `turn` is the one that forked.
+    """
+
+    def __init__(self, message: str, turn: int) -> None:
+        super().__init__(message)
+        self.turn = turn
 
 
 class EngineError(ParleyError):

@@ -117,7 +117,7 @@ class LogWriter:
 
         Raises `TurnClosed`, `TurnTaken`, `TurnBusy`, `TurnFull`; `StoreFull` at `maxmemory` and `StoreError`
         when Redis is gone for longer than the writer waits. After an error the writer is of no more use, but
-        for `confirm` after `TurnBusy`.
+        for `confirm` after `TurnBusy` and `TurnClosed`.
         """
         async with self._lock:
             start = len(self.entries)
@@ -128,7 +128,11 @@ class LogWriter:
                 for i, payload in enumerate(payloads)
             )
             last = self.entries[-1].address
-            await self._write_from(start)
+            try:
+                await self._write_from(start)
+            except TurnClosed:
+                del self.entries[start:]  # None of these stands there, nor ever will.
+                raise
             return last
 
     async def confirm(self) -> bool:

@@ -277,7 +277,9 @@ class Cursor:
         for entry in found:
             if entry.address > self._held:
                 if not (self._follows(entry) or self._begins(entry)):
-                    raise StoryForked(f"{self.key}: {entry.address} stands after {self._held}")
+                    raise StoryForked(
+                        f"{self.key}: {entry.address} stands after {self._held}", self._held.turn
+                    )
                 self._accept(entry)
             elif self._held_entry is None:
                 self._held_entry = entry
@@ -291,18 +293,23 @@ class Cursor:
         """`found`, which must begin with the entry held. Waits for one that Redis forgot."""
         give_up_at = time.monotonic() + MISSING_S[1]
         while True:
-            if found and found[0].address == held.address:
-                if found[0].writer != held.writer:
-                    raise StoryForked(f"{self.key}: another writer stands at {held.address}")
+            turn = held.address.turn
+            if found and found[0].address == held.address and found[0].writer == held.writer:
                 return found
-            if held.final and (not found or found[0].address.turn > held.address.turn):
-                return found  # Trimmed or forgotten, its turn was delivered to the end.
+            if held.final:
+                # Trimmed or forgotten, its turn was delivered to the end: whatever else is told of it now.
+                if not found or found[0].address.turn > turn:
+                    return found
+                self._held, self._held_entry = Address(turn + 1, -1), None
+                return await read_log(self._store, self.key, self._held, count=PAGE_ENTRIES)
+            if found and found[0].address == held.address:
+                raise StoryForked(f"{self.key}: another writer stands at {held.address}", turn)
             if found and await self._is_trimmed(held):
                 log.warning("%s was trimmed beyond %s", self.key, held.address)
                 self._held_entry = None
                 return found
             if found or time.monotonic() > give_up_at:
-                raise StoryForked(f"{self.key}: {held.address} was lost and nobody wrote it again")
+                raise StoryForked(f"{self.key}: {held.address} was lost and nobody wrote it again", turn)
             await asyncio.sleep(MISSING_S[0])
             try:
                 found = await read_log(self._store, self.key, held.address, count=PAGE_ENTRIES)

@@ -77,6 +77,11 @@ class Store:
             await self.load()
         raise StoreError("Redis loses its Functions as fast as they are loaded")
 
+    async def run(self) -> str:
+        """Which process the server is: another than before may have forgotten its last seconds."""
+        info: bytes = await self.call("INFO", "server")
+        return next(line for line in info.decode().splitlines() if line.startswith("run_id:"))
+
     async def load(self) -> None:
         """Load every library of Functions, without replacing: versions stand side by side."""
         for source in libraries():

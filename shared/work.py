@@ -76,7 +76,7 @@ class WorkQueue:
         self._store = store
         self._lease_ms = int(lease_s * 1000)
         self._inherits = True
-        self._run: bytes | None = None
+        self._run: str | None = None
         self._lapsing: dict[bytes, int] = {}
         # Blocking reads have a connection of their own: nothing may stand in a queue behind one.
         self._blocking = Store(store.url, timeout_s=BLOCK_S + TIMEOUT_S)
@@ -121,10 +121,8 @@ class WorkQueue:
 
     async def restarted(self) -> bool:
         """Whether Redis is another process than when this was asked last, that may have forgotten a bit."""
-        info: bytes = await self._store.call("INFO", "server")
-        run = next(line for line in info.splitlines() if line.startswith(b"run_id:"))
-        before, self._run = self._run, run
-        return before not in (None, run)
+        before, self._run = self._run, await self._store.run()
+        return before not in (None, self._run)
 
     async def still_held(self, ids: Sequence[str]) -> set[str]:
         """Which of these claims are this consumer's, refreshed or not."""

@@ -84,7 +84,7 @@ class Attempts:
     """All attempts of one part at one turn. `turn` is the present or the last one's.
 
     `taken`: an attempt has had the log. `lost`: the turn is another worker's now. `ended`: this worker has
-    written its end.
+    written its end, or somebody has closed it since.
     """
 
     def __init__(
@@ -129,9 +129,10 @@ class Attempts:
         Raises `StoreError` if Redis is gone for too long: the next attempt finds in the log how far it came.
         """
         self.turn = turn = self._new_turn()
+        taken = False
         try:
             await turn.writer.take(cause, self._worker)
-            self.taken = True
+            self.taken = taken = True
             self._stood = len(turn.writer.entries)
             if failed_attempts(turn.writer.entries) >= ATTEMPTS:
                 await self._fail(turn, f"{ATTEMPTS} attempts failed", retryable=True)
@@ -140,6 +141,8 @@ class Attempts:
                 self.ended = turn.writer.entries[-1].final
             return None
         except TurnClosed:
+            # What stands before the closing is to be kept as well: Redis may forget both.
+            self.ended = taken
             return None
         except TurnTaken:
             if not await persist(self._hold.stands):

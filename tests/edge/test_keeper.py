@@ -26,6 +26,9 @@ class Holder:
     def forgotten(self) -> None:
         self.times_forgotten += 1
 
+    def restarted(self) -> None:
+        raise AssertionError("nothing was")
+
 
 @pytest.fixture
 async def keeper(store: Store) -> AsyncIterator[Keeper]:
