@@ -303,10 +303,13 @@ async def test_an_utterance_that_waits_for_its_answer_is_written_again_though_an
     assert [entry.payload.kind for entry in said] == ["open", "chunk", "chunk", "end", "open", "chunk", "end"]
 
 
+@pytest.mark.parametrize("seen", [True, False], ids=["a restart is seen", "only silence is"])
 async def test_an_answer_whose_closing_redis_forgot_does_not_block_the_next(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch, seen: bool
 ) -> None:
-    monkeypatch.setattr("edge.director.SILENT_S", 0.2)
+    monkeypatch.setattr("edge.director.SILENT_S", 3600.0 if seen else 0.2)
+    keeper = world.services.keeper
+    await eventually(lambda: keeper._run is not None, "it is known which process Redis is")
     async with world.client() as client:
         await client.speak(SHORT)
         answer = await world.answer(client)
@@ -318,6 +321,9 @@ async def test_an_answer_whose_closing_redis_forgot_does_not_block_the_next(
         interrupted = await client.until("audio_interrupted")
         for key, dump in zip(keys, before, strict=True):
             await world.store.call("RESTORE", key, 60_000, dump, "REPLACE")
+        if seen:
+            keeper._run = "another"
+            await world.store.call("CLIENT", "KILL", "TYPE", "pubsub")
 
         async def closed_again() -> bool:
             return all([isinstance(await world.last(client, log), Closed) for log in (Log.TEXT, Log.SPEECH)])

@@ -19,6 +19,7 @@ class Holder:
         self.hold = hold
         self.times_lost = 0
         self.times_forgotten = 0
+        self.times_restarted = 0
 
     def lost(self) -> None:
         self.times_lost += 1
@@ -27,7 +28,7 @@ class Holder:
         self.times_forgotten += 1
 
     def restarted(self) -> None:
-        raise AssertionError("nothing was")
+        self.times_restarted += 1
 
 
 @pytest.fixture
@@ -84,6 +85,23 @@ async def test_a_refresh_finds_out_that_redis_lost_the_meta_hash(store: Store, k
     await store.call("DEL", meta_key(holder.hold.conversation))
     await keeper.refresh()
     assert holder.times_forgotten == 1
+
+
+async def test_a_session_is_told_when_redis_is_another_process(store: Store, keeper: Keeper) -> None:
+    holder = await begun(keeper)
+    await connects_again(store, keeper, "another")
+    await eventually(lambda: holder.times_restarted == 1, "it is told")
+    await connects_again(store, keeper, keeper._run)
+    await connects_again(store, keeper, "a third")
+    await eventually(lambda: holder.times_restarted == 2, "it is told again, and was not in between")
+
+
+async def connects_again(store: Store, keeper: Keeper, run: str | None) -> None:
+    """The keeper loses its connection. `run`: what it believes of Redis meanwhile."""
+    before, keeper._run = keeper._pushes, run
+    await store.call("CLIENT", "KILL", "TYPE", "pubsub")
+    await eventually(lambda: keeper._pushes not in (None, before), "the keeper listens again")
+    await eventually(lambda: str(keeper._run).startswith("run_id:"), "it has asked what Redis is")
 
 
 async def test_an_older_session_on_the_same_edge_is_told_at_once(keeper: Keeper) -> None:

@@ -9,7 +9,7 @@ import pytest
 from shared import reader as reader_module
 from shared.errors import StoryForked
 from shared.log import close_turn, trim_log
-from shared.reader import Reader
+from shared.reader import PAGE_ENTRIES, Reader
 from shared.store import Store
 from shared.wire import Address, Closed, Take, new_tag
 from tests.conftest import eventually
@@ -244,6 +244,23 @@ async def test_a_final_entry_that_was_delivered_and_forgotten_holds_nothing_up(
     await forget_from(store, key, Address(1, 3))
     cursor.look()
     following = asyncio.create_task(cursor.next())
+    await writer(store, key, 2).append(*tokens(0, 1))
+    assert (await following).address == Address(2, 0)
+
+
+async def test_another_story_of_a_turn_that_was_delivered_to_its_end_is_passed_over(
+    store: Store, reader: Reader
+) -> None:
+    key = new_log()
+    cursor = reader.follow(key, START)
+    await writer(store, key).append(*tokens(0, 2))
+    await close_turn(store, [key], 1, new_tag(), CLOSED, ttl_s=TTL_S)
+    await read(cursor, 3)
+    await forget_from(store, key, Address(1, 1))
+    following = asyncio.create_task(cursor.next())
+    second = writer(store, key)
+    await second.take("retry")
+    await second.append(*tokens(0, 2 * PAGE_ENTRIES), END)
     await writer(store, key, 2).append(*tokens(0, 1))
     assert (await following).address == Address(2, 0)
 

@@ -9,8 +9,9 @@ import pytest
 
 from shared.errors import StoreError, StoreFull
 from shared.keys import GROUP, Role, log_key, work_key
+from shared.log import close_turn
 from shared.store import Store
-from shared.wire import Address, Log, Take, Token
+from shared.wire import Address, Closed, Log, Take, Token
 from shared.work import LOOKS
 from tests.conftest import eventually
 from tests.shared.support import calls, forget_from
@@ -130,6 +131,40 @@ async def test_what_redis_forgets_of_an_answer_just_written_is_written_again(
         await eventually(lambda: other.ended(Log.TEXT, 1), "another turn, though this one is still kept")
         assert worker.attached == 0
     assert await nothing_is_pending(store)
+
+
+async def test_what_redis_forgets_of_an_answer_with_its_closing_is_written_again_as_it_stood(
+    store: Store, desk: Desk, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt, "KEEP_S", 3600.0)
+    monkeypatch.setattr(attempt, "CONFIRM_S", 0.05)
+    text = log_key(desk.conversation, Log.TEXT)
+
+    async def say_on(turn: Turn) -> None:
+        await turn.writer.append(Token("one", (1,)), Token("two", (2,)))
+        await closed.wait()
+        await turn.writer.append(Token("three", (3,)))
+
+    async def said() -> bool:
+        return len(await desk.read(Log.TEXT, 1)) == 3
+
+    async def close() -> list[Address | None]:
+        return await close_turn(store, [text], 1, desk.tag, Closed("barge_in"), ttl_s=60)
+
+    closed = asyncio.Event()
+    async with running(Replies(say_on)) as worker:
+        await desk.ask(1, None, Role.REPLY)
+        await eventually(said, "two words")
+        stood = await close()
+        closed.set()
+        await eventually(lambda: nothing_is_pending(store), "the work is done")
+        assert worker.attached == 0
+        written = await desk.read(Log.TEXT, 1)
+        await forget_from(store, text, Address(1, 1))
+        await eventually(said, "the two words again")
+        assert await close() == stood
+        again = await desk.read(Log.TEXT, 1)
+    assert [entry.payload for entry in again] == [entry.payload for entry in written]
 
 
 async def test_work_whose_end_redis_forgot_is_given_to_nobody_while_its_writer_keeps_it(
