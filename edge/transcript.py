@@ -17,7 +17,7 @@ from shared.audio import OUTPUT_RATE, duration_ms
 from shared.wire import Address, Closed, Entry, Frame, Log, ReplyEnd, Semantic, SpeechEnd, Token
 
 FORGET_TURNS = 2
-"""How many turns before the newest are remembered."""
+"""How many turns before the newest that both logs have come to are remembered."""
 
 AFTER_THE_END = frozenset({"heard", "bye", "superseded"})
 """Reasons to close a whole answer that tell the client nothing: it gets all of it, and its completion."""
@@ -174,6 +174,7 @@ class Transcript:
         self._told_turn = told
         self._held = {log: Address(0, 0) for log in Log} | (held or {})
         self._cut = frozenset(cut)
+        self._newest = {Log.TEXT: 0, Log.SPEECH: 0}
         self._stories: defaultdict[int, _Story] = defaultdict(_Story)
         self._forgotten = 0
 
@@ -200,7 +201,8 @@ class Transcript:
         """What the next entry of a log adds. Entries of one log must come in order, each once."""
         turn, seq = entry.address
         if seq == 0:
-            self._forget(turn)
+            self._newest[log] = turn
+            self._forget(min(self._newest.values()))
         story = self._stories[turn]
         held = entry.address <= self._held[log]
         match entry.payload:

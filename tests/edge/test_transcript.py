@@ -297,3 +297,11 @@ def test_the_logs_may_race_and_the_same_is_told(order: list[bool]) -> None:
     assert [x.source for x in lines if isinstance(x, FrameLine)] == ["Hello!", None, " Yes."]
     assert isinstance(lines[-1], Complete)
     assert sum(isinstance(line, Complete) for line in lines) == 1
+
+
+@pytest.mark.parametrize("ahead", [Log.TEXT, Log.SPEECH])
+def test_a_log_that_is_far_ahead_makes_no_turn_forgotten(ahead: Log) -> None:
+    transcript = Transcript()
+    behind = Log.SPEECH if ahead is Log.TEXT else Log.TEXT
+    assert len([transcript.fold(ahead, closed("failed", 0, turn)) for turn in range(1, 9)]) == 8
+    assert [transcript.fold(behind, closed("failed", 0, turn)) for turn in range(1, 9)] == [[]] * 8
