@@ -59,6 +59,7 @@ Effect = Offer | Close
 class _Turn:
     number: int
     open: bool
+    replayed: bool = False
     spoke: bool = False
     ended: bool = False
 
@@ -72,9 +73,15 @@ class Conversation:
         self._line: deque[_Turn] = deque()
 
     @classmethod
-    def restored(cls, living: Iterable[tuple[int, bool]], last_turn: int) -> Conversation:
-        """As it stands in the logs: `living` are the unsettled turns in order, each with `utterance open`."""
+    def restored(
+        cls, living: Iterable[tuple[int, bool]], last_turn: int, replayed: Iterable[int] = ()
+    ) -> Conversation:
+        """As it stands in the logs: `living` are the unsettled turns in order, each with `utterance open`.
+
+        `replayed`: those before them that are settled and only told again: they are offered to nobody.
+        """
         conversation = cls(last_turn)
+        conversation._line.extend(_Turn(number, open=False, replayed=True) for number in replayed)
         conversation._line.extend(_Turn(number, open_) for number, open_ in living)
         return conversation
 
@@ -131,7 +138,7 @@ class Conversation:
             effects += self._clear("barge_in")
         elif self._line and self._line[0].ended:
             # Nothing can be held back any more of an answer that is out: it counts as heard.
-            effects += self._settle(whole=True)
+            effects += self._settle(self._line[0], whole=True)
         self.turn += 1
         self._line.append(_Turn(self.turn, open=not typed))
         if len(self._line) == 1:
@@ -160,7 +167,7 @@ class Conversation:
         head = self._answering()
         if head is None:
             raise ClientError("wrong_state", "no answer is being made or played")
-        return [*self._cut("user_interrupt"), *self._next()]
+        return [*self._cut(head, "user_interrupt"), *self._next()]
 
     def complete(self, turn: int) -> list[Effect]:
         """The whole answer was sent and its last message with it; it may still be playing."""
@@ -170,11 +177,11 @@ class Conversation:
         head.ended = True
         if len(self._line) == 1:
             return []
-        return [*self._settle(whole=True), *self._next()]
+        return [*self._settle(head, whole=True), *self._next()]
 
     def heard_out(self, turn: int) -> list[Effect]:
         """The listener has heard the answer to its end."""
-        return [*self._settle(whole=True), *self._next()] if self.answered == turn else []
+        return [*self._settle(self._line[0], whole=True), *self._next()] if self.answered == turn else []
 
     def broken(self, turn: int, reason: str, *, unwritten: bool = False) -> list[Effect]:
         """The turn was closed in a log by someone else, or must end because something failed.
@@ -194,14 +201,18 @@ class Conversation:
         """The conversation ends now."""
         effects: list[Effect] = []
         while self._line:
-            effects += self._cut("bye")
+            effects += self._cut(self._line[0], "bye")
         return effects
 
     def resumed(self, *, interrupt: bool) -> list[Effect]:
-        """What a session that took over does first: finish what its predecessor may have left half done."""
+        """What a session that took over does first: finish what its predecessor may have left half done.
+
+        What is replayed was answered before another turn began, and is heard before it.
+        """
         effects: list[Effect] = []
-        while interrupt and len(self._line) > 1:
-            effects += self._settle(whole=True) if self._line[0].ended else self._cut("barge_in")
+        living = [turn for turn in self._line if not turn.replayed]
+        for turn in living[:-1] if interrupt else ():
+            effects += self._settle(turn, whole=True) if turn.ended else self._cut(turn, "barge_in")
         return effects + self._next()
 
     def _answering(self) -> _Turn | None:
@@ -212,17 +223,20 @@ class Conversation:
 
     def _next(self) -> list[Effect]:
         """Offer the head of the line. Offering twice is offering once, so nobody keeps book of it."""
-        return [Offer(self._line[0].number)] if self._line and not self._line[0].ended else []
+        head = self._line[0] if self._line else None
+        return [Offer(head.number)] if head and not (head.ended or head.replayed) else []
 
     def _clear(self, reason: str) -> list[Effect]:
         effects: list[Effect] = []
         while self._line:
-            effects += self._settle() if self._line[0].ended else self._cut(reason)
+            head = self._line[0]
+            effects += self._settle(head) if head.ended else self._cut(head, reason)
         return effects
 
-    def _cut(self, reason: str) -> list[Effect]:
-        turn = self._line.popleft()
+    def _cut(self, turn: _Turn, reason: str) -> list[Effect]:
+        self._line.remove(turn)
         return [Close(turn.number, reason, utterance_too=turn.open)]
 
-    def _settle(self, *, whole: bool = False) -> list[Effect]:
-        return [Close(self._line.popleft().number, "heard", whole=whole)]
+    def _settle(self, turn: _Turn, *, whole: bool = False) -> list[Effect]:
+        self._line.remove(turn)
+        return [Close(turn.number, "heard", whole=whole)]

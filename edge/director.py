@@ -10,7 +10,8 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from edge.clerk import Clerk, Job
@@ -24,7 +25,7 @@ from shared.errors import ClientError, StoreError, StoreFull
 from shared.hold import Hold, Standing
 from shared.keys import Role, log_key, session_key
 from shared.log import close_turn, trim_log
-from shared.wire import Closed, Log
+from shared.wire import Address, Closed, Log
 from shared.work import offer
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class Director:
         self._dialogue = dialogue
         self._clerk = clerk
         self._closing_audio: asyncio.Future[None] | None = None
-        self._closings: deque[tuple[int, Closed, Sequence[Log], Sequence[int]]] = deque(maxlen=KEPT_CLOSINGS)
+        self._closings: deque[tuple[int, Job]] = deque(maxlen=KEPT_CLOSINGS)
         self._healed_at = 0.0
         self._untold: dict[int, tuple[float, Closed]] = {}
         """Closed turns, and when their client is told so if it has not been by then."""
@@ -141,8 +142,8 @@ class Director:
         if head is None or head == self._dialogue.conversation.answered:
             return
         self._healed_at = time.monotonic()
-        for closing in self._closings:
-            self._clerk.add(f"closing of turn {closing[0]}, again", partial(self.write_closed, *closing))
+        for turn, writing in self._closings:
+            self._clerk.add(f"closing of turn {turn}, again", writing)
         self._clerk.add("the utterance", confirm)
         self._add_offer(head)
 
@@ -167,14 +168,13 @@ class Director:
             message=failed.message if failed else None,
             retryable=failed.retryable if failed else None,
         )
-        logs = (Log.TEXT, Log.SPEECH, *((Log.AUDIO,) if effect.utterance_too else ()))
+        logs = (Log.TEXT, *((Log.AUDIO,) if effect.utterance_too else ()))
         # Whoever waits to offer this turn must not: nothing of it will be answered.
         self._dialogue.notes(effect.turn).opened.set()
         # The next turn could not begin in logs in which this one is open.
-        seen = [self.downlink.read(effect.turn, each) for each in logs]
-        closing = (effect.turn, closed, logs, seen)
-        self._closings.append(closing)
-        writing = partial(self.write_closed, *closing)
+        seen = {each: self.downlink.read(effect.turn, each) for each in (Log.SPEECH, *logs)}
+        writing = partial(self._write_closing, effect.turn, closed, logs, seen)
+        self._closings.append((effect.turn, writing))
         done = self._clerk.add(f"closing of turn {effect.turn}", writing, insist=True)
         if effect.utterance_too:
             self._closing_audio = done
@@ -194,11 +194,23 @@ class Director:
         if await self._hold.begin(self._dialogue.token, settings, turn) is Standing.LOST:
             self._keeping.lost()
 
-    async def write_closed(
-        self, turn: int, closed: Closed, logs: Sequence[Log], seen: Sequence[int] = ()
+    async def _write_closing(
+        self, turn: int, closed: Closed, logs: Sequence[Log], seen: Mapping[Log, int]
     ) -> None:
-        """Close the turn in some of its logs, `seen` as in `close_turn`. Raises `TurnTaken`, `StoreError`."""
-        await close_turn(
+        """Close the turn in `speech`, then in `logs`, so that its closing in `text` can say where that is."""
+        (place,) = await self.write_closed(turn, closed, (Log.SPEECH,), seen)
+        if place is not None:
+            closed = replace(closed, speech_seq=place.seq)
+        await self.write_closed(turn, closed, logs, seen)
+
+    async def write_closed(
+        self, turn: int, closed: Closed, logs: Sequence[Log], seen: Mapping[Log, int] | None = None
+    ) -> list[Address | None]:
+        """Close the turn in some of its logs; where that stands in each, as `close_turn` says it.
+
+        `seen`: the last seq of the turn that was read in each. Raises `TurnTaken` and `StoreError`.
+        """
+        return await close_turn(
             self._services.store,
             [log_key(self._dialogue.id, each) for each in logs],
             turn,
@@ -206,7 +218,7 @@ class Director:
             closed,
             ttl_s=self._services.keeper.lease.keys_s,
             session_key=session_key(self._dialogue.id),
-            seen=seen,
+            seen=[seen[each] for each in logs] if seen else (),
         )
 
     async def _offer(self, turn: int, notes: Notes) -> None:

@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 EARLY_FRAMES = 100
 """How many frames may wait here for the text of their chunk."""
 
+NOWHERE = Address(0, 0)
+
 FORKED = ClientError("engine_failed", "a part of the answer was lost; ask again", retryable=True)
 
 
@@ -77,12 +79,15 @@ class Downlink:
         self._cursors: dict[Log, Cursor] = {}
         self._folded: dict[Log, Address] = {}
 
-    def start(self, tasks: asyncio.TaskGroup, follow: dict[Log, int]) -> None:
-        """Follow each log from the start of a turn."""
+    def start(self, tasks: asyncio.TaskGroup, follow: dict[Log, int], text_tail: Address = NOWHERE) -> None:
+        """Follow each log from the start of a turn. `text_tail`: up to where `text` stands already."""
         self.started = True
         for log_, turn in follow.items():
             self._folded[log_] = Address(turn, -1)
-            tasks.create_task(self._follow(log_, turn), name=f"follow-{log_}")
+        # The turns before `speech` begins end in `text`: first, or their places would come behind later ones.
+        behind = min(text_tail, Address(follow[Log.SPEECH], 0))
+        tasks.create_task(self._follow(Log.TEXT, follow[Log.TEXT]), name="follow-text")
+        tasks.create_task(self._follow(Log.SPEECH, follow[Log.SPEECH], behind), name="follow-speech")
         tasks.create_task(self.player.run(), name="play")
 
     async def caught_up(self, with_: dict[Log, Address]) -> None:
@@ -117,7 +122,9 @@ class Downlink:
                 cursor.idle = idle
         self.player.look()
 
-    async def _follow(self, log_: Log, turn: int) -> None:
+    async def _follow(self, log_: Log, turn: int, text: Address = NOWHERE) -> None:
+        """Fold a log for ever, once `text` is folded up to some place."""
+        await self.caught_up({Log.TEXT: text})
         key = log_key(self._dialogue.id, log_)
         while True:
             cursor = self._cursors[log_] = self._reader.follow(key, Address(turn, -1))
@@ -127,6 +134,8 @@ class Downlink:
                 log.warning("%s", error)
                 await self._forked(error.turn)
                 turn = error.turn + 1
+                self._folded[log_] = Address(turn, -1)
+                self._moved.set()
             finally:
                 cursor.close()
 
@@ -134,6 +143,8 @@ class Downlink:
         async for entry in cursor:
             turn = entry.address.turn
             self._dialogue.notes(turn).moved_at = time.monotonic()
+            if log_ is Log.SPEECH and isinstance(entry.payload, Closed):
+                await self._after_those_before(turn)
             async with self._telling:
                 # One entry after the other, of whichever log: a text may bring many frames along, and none of
                 # those that come while they are told may overtake them.
@@ -149,6 +160,12 @@ class Downlink:
                     if not self._dialogue.notes(turn).batch:
                         self._turn_ended()
                 await self._room(turn)
+
+    async def _after_those_before(self, turn: int) -> None:
+        """Wait until the turns before have had their last message, so that turns end in their order."""
+        while (self._dialogue.conversation.awaited or turn) < turn or self.player.ending:
+            self._moved.clear()
+            await self._moved.wait()
 
     async def _room(self, turn: int) -> None:
         """Hold what is read but not sent within bounds."""

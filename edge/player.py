@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from edge.outlet import Outlet
 from edge.playout import Playout
 from edge.protocols.native import Pacing
 from edge.stopwatch import in_ms
-from edge.transcript import Complete, FrameLine, Transcript, Whole
+from edge.transcript import Complete, FrameLine, Interrupted, Transcript, Whole
 from shared.errors import ClientError
 from shared.logs import bind
 
@@ -79,6 +80,7 @@ class Player:
         self._flushed_turn = 0
         self._halted_until_ms = math.inf
         self._gathered: dict[int, list[bytes]] = {}
+        self._cut_short: deque[Interrupted] = deque()
         self._wake = asyncio.Event()
         self._wakes_at_ms = math.inf
 
@@ -86,6 +88,11 @@ class Player:
     def full(self) -> bool:
         """Whether enough waits here; `moved` is set when that may have changed."""
         return self.playout.backlog_ms > BACKLOG_MS
+
+    @property
+    def ending(self) -> bool:
+        """Whether the end of an answer that was cut off is still to be sent; `moved` is set as for `full`."""
+        return bool(self._cut_short)
 
     def halt(self) -> None:
         """Let nothing leave for now: the user may have begun to speak. What has left plays on.
@@ -109,6 +116,9 @@ class Player:
     async def let_out(self) -> None:
         """Let leave what is due, before anything else happens."""
         async with self._leaving:
+            while self._cut_short:
+                await self._let_ending_out(self._cut_short[0])
+                self._cut_short.popleft()
             # One at a time: what is not being written yet can still be halted.
             while lines := self.playout.due(_now_ms(), at_most=1):
                 self._halted_until_ms = math.inf
@@ -178,6 +188,10 @@ class Player:
 
     def flush(self, turn: int) -> int:
         """Send no more frames of the turn, nor its completion: the number of frames that are held back."""
+        ending = self._transcript.cut_off(turn)
+        if ending is not None:
+            self._cut_short.append(ending)
+            self.look()
         oldest = self._dialogue.conversation.oldest
         if oldest is not None and oldest < turn:
             return 0  # It waits behind an answer that goes on, and has not begun to speak.
@@ -230,7 +244,11 @@ class Player:
     async def _let_frame_out(self, line: FrameLine) -> None:
         notes = self._dialogue.notes(line.turn)
         message = render.frame(line, notes, time.time() * 1000)
-        if not await self._outlet.send(message, unless=lambda: line.turn <= self._flushed_turn):
+        # One that ended while it waited behind an answer that goes on was not flushed.
+        if not await self._outlet.send(
+            message,
+            unless=lambda: line.turn <= self._flushed_turn or self._transcript.has_ended(line.turn),
+        ):
             return
         notes.moved_at = time.monotonic()
         if notes.stopwatch.first_audio is None:
@@ -242,12 +260,15 @@ class Player:
     async def _let_completion_out(self, line: Complete) -> None:
         notes = self._dialogue.notes(line.turn)
         message = render.ending(line, notes)
-        if not await self._outlet.send(message, unless=lambda: line.turn <= self._flushed_turn):
+        # The turn has ended as soon as this is being written: a cut that comes meanwhile tells nothing more.
+        if not await self._outlet.send(
+            message,
+            unless=lambda: line.turn <= self._flushed_turn or not self._transcript.end(line.turn),
+        ):
             return
         if isinstance(line, Whole):
             notes.stopwatch.first_audio = time.monotonic()
             self._dialogue.conversation.spoke(line.turn)
-        self._transcript.end(line.turn)
         with bind(turn=line.turn):
             watch = notes.stopwatch
             log.info(
@@ -260,6 +281,12 @@ class Player:
             )
         self._carry_out(self._dialogue.conversation.complete(line.turn), None)
         self.look()
+
+    async def _let_ending_out(self, line: Interrupted) -> None:
+        message = render.closing(line, self._dialogue.notes(line.turn))
+        if await self._outlet.send(message, unless=lambda: not self._transcript.end(line.turn)):
+            with bind(turn=line.turn):
+                log.info("ended: cut off when it was told again")
 
 
 def _now_ms() -> float:

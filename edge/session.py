@@ -23,7 +23,7 @@ from edge.configuration import Configuration
 from edge.conversation import Conversation, State
 from edge.dialogue import Dialogue
 from edge.director import Director
-from edge.downlink import Downlink
+from edge.downlink import NOWHERE, Downlink
 from edge.greeting import server_config
 from edge.outlet import Outlet, SocketGone
 from edge.protocols import messages
@@ -269,12 +269,13 @@ class Session:
         self, hold: Hold, token: str, configuration: Configuration, found: Survey, has: dict[Log, Address]
     ) -> None:
         self.hold = hold
-        conversation = Conversation.restored(found.living, found.last_turn)
+        conversation = Conversation.restored(found.living, found.last_turn, found.replayed)
         dialogue = Dialogue(hold.conversation, token, configuration, conversation)
         cut = found.cut
         if configuration.interrupt:
             cut |= {turn for turn, _ in found.living[:-1]}
-        self._assemble(dialogue, Transcript(has, cut, found.told), input_samples=found.input_samples)
+        transcript = Transcript(has, cut, found.told, found.follow[Log.SPEECH])
+        self._assemble(dialogue, transcript, input_samples=found.input_samples)
         self._annotate(dialogue, found)
         self._director.established = True
         self._services.keeper.add(self)
@@ -289,7 +290,7 @@ class Session:
             messages.resumed(hold.conversation, token, found.last_turn, found.input_samples, by_voice)
         )
         log.info("resumed at turn %d", found.last_turn)
-        self._downlink.start(self._tasks, found.follow)
+        self._downlink.start(self._tasks, found.follow, found.tails.get(Log.TEXT, NOWHERE))
         self._tasks.create_task(self._finish_what_was_begun(found), name="catch-up")
 
     def _annotate(self, dialogue: Dialogue, found: Survey) -> None:
@@ -302,7 +303,7 @@ class Session:
             notes.batch = opening.batch
         for entry in found.limits:
             dialogue.retention.note(entry.address.turn, entry.payload)
-        for turn, _ in found.living:
+        for turn in (*found.replayed, *(turn for turn, _ in found.living)):
             notes = dialogue.notes(turn)
             notes.offered = True
             notes.opened.set()

@@ -1,7 +1,8 @@
 """What the logs say of a conversation that a new session takes over.
 
 Reads only. A turn counts as *living* until it is closed in `text` and in `speech`: that much a predecessor
-may have left to do.
+may have left to do. One that is closed may still be *replayed*: its answer is whole, and the client has not
+got its end.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edge.transcript import place_of_ending
 from shared.keys import log_key
-from shared.log import tail
+from shared.log import log_of, tail
 from shared.store import Arg, Reply, Store
 from shared.wire import Address, Chunk, Closed, Entry, Log, Open, UtteranceEnd
 
@@ -23,7 +25,8 @@ BELIEVED_TURNS = 4
 @dataclass(frozen=True, slots=True)
 class Survey:
     """Where a conversation stands. `last_turn`: the newest that there has ever been, as far as anybody knows;
-    its number is not to be used again. `living`: the unsettled turns in order, each with `utterance open`.
+    its number is not to be used again. `living`: the unsettled turns in order, each with `utterance open`;
+    `replayed`: those before them that are told to their end.
 
     `follow`: from the start of which turn each log must be folded, so that what a client with `held` has not
     got is told with the right numbers. `tails`: up to where `text` and `speech` stood. `cut`: turns that were
@@ -34,6 +37,7 @@ class Survey:
     last_turn: int
     input_samples: int
     living: tuple[tuple[int, bool], ...]
+    replayed: tuple[int, ...]
     follow: dict[Log, int]
     tails: dict[Log, Address]
     cut: frozenset[int]
@@ -58,20 +62,28 @@ async def survey(store: Store, conversation: str, held: dict[Log, Address], note
     first_kept = first[Log.AUDIO] if audio else max(1, written)
     oldest = _oldest_living([tails[Log.TEXT], tails[Log.SPEECH]], first_kept, written)
     speech_from = _from(held.get(Log.SPEECH), first[Log.SPEECH], oldest)
-    # The text of a chunk goes with its first frame, so text is folded from no later than speech is.
-    text_from = min(_from(held.get(Log.TEXT), first[Log.TEXT], oldest), speech_from)
-    told = range(min(text_from, speech_from), written + 1)
+    # The text of a chunk goes with its first frame, and tells the end of a turn whose speech is kept no more:
+    # so it is folded from no later than speech is, or would be.
+    text_from = min(
+        speech_from, *(_from(held.get(log), first[Log.TEXT], oldest) for log in (Log.TEXT, Log.SPEECH))
+    )
+    retold = range(text_from, written + 1)
+    closings = await _closings(store, keys[Log.SPEECH], retold)
+    ended = await _ended(store, keys, held.get(Log.SPEECH))
     # An utterance that a later turn has followed, which Redis then forgot, does not go on.
     open_turn = last_turn if audio is not None and not audio.final else None
     return Survey(
         last_turn=last_turn,
         input_samples=await _input_samples(store, keys[Log.AUDIO]),
         living=tuple((turn, turn == open_turn) for turn in range(oldest, written + 1)),
+        replayed=tuple(
+            turn for turn, closed in closings.items() if ended < turn < oldest and closed.reason == "heard"
+        ),
         follow={Log.TEXT: text_from, Log.SPEECH: speech_from},
         tails={log: entry.address for log, entry in tails.items() if entry and log is not Log.AUDIO},
-        cut=await _cut(store, keys[Log.SPEECH], told),
-        told=await _told(store, keys[Log.SPEECH], held.get(Log.SPEECH), held.get(Log.TEXT)),
-        openings=await _openings(store, keys[Log.AUDIO], told),
+        cut=frozenset(turn for turn, closed in closings.items() if closed.reason != "heard"),
+        told=ended - 1 if held.get(Log.TEXT) == Address(ended, -1) else ended,  # It asks for those words.
+        openings=await _openings(store, keys[Log.AUDIO], retold),
         limits=await _limits(store, keys[Log.AUDIO], range(first[Log.AUDIO], written + 1)),
     )
 
@@ -105,26 +117,27 @@ async def _first_turn(store: Store, key: str) -> int:
     return Address.parse(found[0][0]).turn if found else 1
 
 
-async def _cut(store: Store, key: str, turns: Sequence[int]) -> frozenset[int]:
-    """Those of the turns whose last entry says that they were closed before they were heard."""
+async def _closings(store: Store, key: str, turns: Sequence[int]) -> dict[int, Closed]:
+    """How those of the turns were closed that are."""
     commands: list[list[Arg]] = [["XREVRANGE", key, str(turn), str(turn), "COUNT", 1] for turn in turns]
-    cut = set()
+    closings = {}
     for turn, reply in zip(turns, await _all(store, commands), strict=True):
-        entry = _entry(Log.SPEECH, reply)
-        if entry and isinstance(entry.payload, Closed) and entry.payload.reason != "heard":
-            cut.add(turn)
-    return frozenset(cut)
+        entry = _entry(log_of(key), reply)
+        if entry and isinstance(entry.payload, Closed):
+            closings[turn] = entry.payload
+    return closings
 
 
-async def _told(store: Store, key: str, held: Address | None, words: Address | None) -> int:
-    """The last turn whose ending a client has, and wants no more of, that holds these addresses."""
+async def _ended(store: Store, keys: dict[Log, str], held: Address | None) -> int:
+    """The last turn whose ending a client has that holds this address of `speech`."""
     if held is None:
         return 0
-    if words == Address(held.turn, -1):
-        return held.turn - 1  # It asks for the words of that turn.
-    entry = _entry(Log.SPEECH, await store.call("XRANGE", key, str(held), str(held), "COUNT", 1))
-    # An entry that is kept no more: whatever it was, nothing more of its turn can be told in its place.
-    return held.turn - 1 if entry and not entry.final else held.turn
+    entry = _entry(Log.SPEECH, await store.call("XRANGE", keys[Log.SPEECH], str(held), str(held), "COUNT", 1))
+    if entry is not None:
+        return held.turn if entry.final else held.turn - 1
+    # Kept no more: what is known of it stands in `text`; if nothing does, nothing can be told in its place.
+    closed = (await _closings(store, keys[Log.TEXT], [held.turn])).get(held.turn)
+    return held.turn - 1 if closed and held < place_of_ending(held.turn, closed) else held.turn
 
 
 async def _openings(store: Store, key: str, turns: Sequence[int]) -> dict[int, Open]:

@@ -104,7 +104,10 @@ class Whole(Complete):
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """The answer was cut off; the turn's last line. It has no address if no log brought it."""
+    """The answer was cut off; the turn's last line. It has no address if no log brought it.
+
+    `heard`, as a reason: it counts as heard, but the rest of it is not sent to this client any more.
+    """
 
     turn: int
     address: Address | None
@@ -156,6 +159,8 @@ class _Story:
     early: list[tuple[Address, Frame]] = field(default_factory=list)
     reply_end: ReplyEnd | None = None
     speech_end: tuple[Address, SpeechEnd] | None = None
+    closing: Interrupted | None = None
+    """What is told in place of the completion, should that be cut off."""
     completed: bool = False
     ended: bool = False
 
@@ -165,15 +170,21 @@ class Transcript:
 
     `held` is the last address that the client has of each log, `told` the last turn whose ending it has: of
     that and those before it no word is told any more. `cut` names turns that are known to have been
-    interrupted: their frames are not told any more.
+    interrupted: their frames are not told any more. `speech_from`: the first turn whose speech is folded;
+    those before it end where `text` says so.
     """
 
     def __init__(
-        self, held: dict[Log, Address] | None = None, cut: Collection[int] = (), told: int = 0
+        self,
+        held: dict[Log, Address] | None = None,
+        cut: Collection[int] = (),
+        told: int = 0,
+        speech_from: int = 1,
     ) -> None:
         self._told_turn = told
+        self._speech_from = speech_from
         self._held = {log: Address(0, 0) for log in Log} | (held or {})
-        self._cut = frozenset(cut)
+        self._cut = set(cut)
         self._newest = {Log.TEXT: 0, Log.SPEECH: 0}
         self._stories: defaultdict[int, _Story] = defaultdict(_Story)
         self._forgotten = 0
@@ -196,6 +207,11 @@ class Transcript:
         story.ended = True
         story.early.clear()
         return _ending(turn, None, Log.SPEECH, closed, held=False)
+
+    def cut_off(self, turn: int) -> Interrupted | None:
+        """No more frames of the turn are told. What ends it, if its closing took it for heard before."""
+        self._cut.add(turn)
+        return self._stories[turn].closing
 
     def fold(self, log: Log, entry: Entry) -> list[Line]:
         """What the next entry of a log adds. Entries of one log must come in order, each once."""
@@ -297,16 +313,28 @@ class Transcript:
     def _closed(
         self, story: _Story, log: Log, address: Address, closed: Closed, held: bool
     ) -> Iterator[Line]:
-        if story.ended or closed.reason == "heard":
+        turn = address.turn
+        if story.ended:
             return
-        if closed.reason in AFTER_THE_END and (story.reply_end if log is Log.TEXT else story.speech_end):
+        whole = story.reply_end if log is Log.TEXT else story.speech_end
+        after_the_end = closed.reason == "heard" or (closed.reason in AFTER_THE_END and whole is not None)
+        if log is Log.TEXT and turn < self._speech_from:
+            end = place_of_ending(turn, closed)
+            held = end <= self._held[Log.SPEECH] or (held and closed.reason == "failed")
+        if closed.reason != "failed" and log is Log.TEXT and turn >= self._speech_from:
+            if not after_the_end:
+                yield Broken(turn, address, held, closed.reason)
             return
+        place = address
         if closed.reason != "failed" and log is Log.TEXT:
-            yield Broken(address.turn, address, held, closed.reason)
+            place = Address(turn, closed.speech_seq or 0)
+        line = _ending(turn, place, log, closed, held=held)
+        if isinstance(line, Interrupted) and log is Log.SPEECH and after_the_end and turn not in self._cut:
+            story.closing = line
             return
         story.ended = True
         story.early.clear()
-        yield _ending(address.turn, address, log, closed, held=held)
+        yield line
 
     def _told(self, story: _Story, line: Line) -> list[Line]:
         return [] if story.ended or line.turn <= self._told_turn else [line]
@@ -314,6 +342,7 @@ class Transcript:
     def _forget(self, turn: int) -> None:
         for old in [each for each in self._stories if each < turn - FORGET_TURNS]:
             del self._stories[old]
+            self._cut.discard(old)
             self._forgotten = max(self._forgotten, old)
 
 
@@ -340,3 +369,14 @@ def _ending(
         closed.heard_text or "",
         closed.cleared_frames or 0,
     )
+
+
+def place_of_ending(turn: int, closed: Closed) -> Address:
+    """Where in `speech` a turn ended for its client, by its closing in `text`.
+
+    An answer that was heard ended by its completion, which stands before the closing. Where nothing is known,
+    whoever has any of the speech has its end; but the failure of a reply is told from `text`.
+    """
+    if closed.speech_seq is None:
+        return Address(turn + 1, -1) if closed.reason == "failed" else Address(turn, 0)
+    return Address(turn, closed.speech_seq - 1 if closed.reason == "heard" else closed.speech_seq)

@@ -96,7 +96,8 @@ class Closed(Payload):
 
     `reason`: `user_interrupt`, `barge_in`, `heard`, `superseded`, `abandoned`, `bye`, `failed`.
     `heard_ms` and `heard_text` say how far the listener got; `cleared_frames` how many frames the edge held
-    back; `code` and `message` stand for `failed` only and go to the client as they are.
+    back; `code` and `message` stand for `failed` only and go to the client as they are. `speech_seq` stands
+    in `text` only: where the turn's closing stands in `speech`, which is not kept for as long.
     """
 
     kind = "closed"
@@ -108,6 +109,7 @@ class Closed(Payload):
     code: str | None = None
     message: str | None = None
     retryable: bool | None = None
+    speech_seq: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,6 +214,25 @@ def test_a_restored_conversation_finishes_a_barge_in_that_its_predecessor_did_no
     assert Conversation.restored(living, 5).resumed(interrupt=False) == [Offer(4)]
 
 
+def test_an_answer_that_is_only_told_again_is_offered_to_nobody_and_heard_before_what_lives() -> None:
+    conversation = Conversation.restored([(5, False)], 5, replayed=[4])
+    assert conversation.resumed(interrupt=True) == []
+    assert conversation.awaited == 4
+    assert conversation.complete(4) == [Close(4, "heard", whole=True), Offer(5)]
+
+
+def test_an_answer_that_is_told_again_is_cut_off_like_any_other() -> None:
+    conversation = Conversation.restored([], 4, replayed=[3, 4])
+    assert conversation.interrupt() == [Close(3, "user_interrupt")]
+    assert conversation.begin(typed=True, interrupt=True) == [Close(4, "barge_in"), Offer(5)]
+
+
+def test_a_barge_in_that_is_finished_leaves_what_is_told_again() -> None:
+    conversation = Conversation.restored([(4, False), (5, True)], 5, replayed=[3])
+    assert conversation.resumed(interrupt=True) == [Close(4, "barge_in")]
+    assert (conversation.awaited, conversation.lives(4)) == (3, False)
+
+
 class AnyCourse(RuleBasedStateMachine):
     """Whatever happens in whatever order: turns are offered in order, never beside one that lives, and each
     is closed at most once."""

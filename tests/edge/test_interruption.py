@@ -113,7 +113,7 @@ async def test_an_answer_that_was_heard_to_its_end_is_recorded_and_cannot_be_int
         for log in (Log.TEXT, Log.SPEECH):
             await eventually(partial(world.closed_as, client, log, "heard"), "it was heard")
         closed = await world.last(client, Log.TEXT)
-        assert closed == Closed("heard", heard_ms=300.0, heard_text="Hello!")
+        assert closed == Closed("heard", heard_ms=300.0, heard_text="Hello!", speech_seq=5)
         await client.send("user_interrupt")
         assert (await client.until("error"))["code"] == "wrong_state"
 
@@ -151,7 +151,9 @@ async def test_without_interruption_an_utterance_waits_and_is_answered_next(worl
         done = await client.until("chunked_streaming_complete")
         assert done["turn"] == 2
         first = await world.log(client, Log.TEXT, 1)
-        assert first[-1] == Closed("heard", heard_ms=600.0, heard_text="One two three four five.")
+        assert first[-1] == Closed(
+            "heard", heard_ms=600.0, heard_text="One two three four five.", speech_seq=8
+        )
     frames = [(m["turn"], m["frame_index"]) for m in client.received if m["type"] == "sequential_audio"]
     assert frames == [(1, i) for i in range(6)] + [(2, i) for i in range(3)]
 

@@ -19,7 +19,7 @@ from edge.protocols.native import OutputFormat, Pacing
 from edge.transcript import Complete, FrameLine, Line, Transcript
 from shared.audio import FRAME_SAMPLES
 from shared.errors import ClientError
-from shared.wire import Address, Entry, Frame, Log, Payload, ReplyEnd, Semantic, SpeechEnd
+from shared.wire import Address, Closed, Entry, Frame, Log, Payload, ReplyEnd, Semantic, SpeechEnd
 from tests.conftest import eventually
 
 TEXT = "One two three four five."
@@ -127,6 +127,44 @@ async def test_of_frames_that_are_due_together_only_the_one_being_written_passes
         assert stage.player.playout.frames == 3
         stage.player.go_on()
         await stage.tells(["0", "1", "2", "3", COMPLETE])
+
+
+async def test_a_closing_that_comes_while_the_completion_is_being_written_tells_nothing_more() -> None:
+    async with playing() as stage:
+        *frames, complete = stage.answer(2)
+        await stage.put(frames)
+        stage.reads.clear()
+        putting = asyncio.create_task(stage.put([complete]))
+        await eventually(lambda: stage.outlet.in_line > 0, "the completion is being written")
+        closed = Entry(Address(1, 3), "w", 1, Closed("user_interrupt"))
+        assert stage.transcript.fold(Log.SPEECH, closed) == []
+        stage.reads.set()
+        await putting
+        assert stage.told == ["0", "1", COMPLETE]
+
+
+async def test_no_frame_leaves_behind_the_end_of_its_turn() -> None:
+    async with playing() as stage:
+        stage.player.halt()
+        await stage.put(stage.answer(2)[:2])
+        assert stage.transcript.end(1)
+        stage.player.go_on()
+        await eventually(lambda: stage.player.playout.frames == 0, "nothing waits")
+        assert stage.told == []
+
+
+async def test_an_answer_that_is_told_again_and_cut_off_ends_as_its_log_says() -> None:
+    async with playing() as stage:
+        stage.player.halt()
+        await stage.put(stage.answer(2))
+        closed = Entry(Address(1, 3), "w", 1, Closed("heard"))
+        assert stage.transcript.fold(Log.SPEECH, closed) == []
+        assert stage.player.cut(1, whole=False).cleared_frames == 2
+        await stage.tells(["audio_interrupted"])
+        await eventually(lambda: not stage.player.ending, "it was sent")
+        stage.player.flush(1)
+        await eventually(lambda: not stage.player.ending, "it is not sent again")
+        assert stage.told == ["audio_interrupted"]
 
 
 async def test_of_an_answer_that_is_halted_and_then_cut_nothing_more_is_written() -> None:

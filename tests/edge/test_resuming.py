@@ -226,6 +226,107 @@ async def test_who_comes_back_after_an_interruption_is_told_so_and_no_frame_of_i
     assert "sequential_audio" not in kinds(client.received)
 
 
+@pytest.mark.parametrize("has_it", [True, False])
+async def test_an_interruption_is_told_once_though_its_speech_is_kept_no_more(
+    world: World, has_it: bool
+) -> None:
+    async with world.client() as lost:
+        await lost.speak(SHORT)
+        answer = await world.answer(lost)
+        await answer.say("A long answer.", frames=30)
+        await lost.until("sequential_audio")
+        held = addresses(lost.received)
+        for _ in range(2):
+            await lost.speak(SHORT)
+        told = await lost.until("audio_interrupted")
+        await eventually(partial(world.turns_are, lost, Log.SPEECH, {2}), "the first speech is trimmed")
+        async with resuming(world, lost, after={"speech": held["speech"]} if not has_it else None) as client:
+            first = [] if has_it else [await client.until("audio_interrupted")]
+            async with resuming(world, client, after=addresses([*lost.received, *first])) as again:
+                await (await world.answer(again, 3)).end()
+                await again.until("chunked_streaming_complete")
+    assert first in ([], [told])
+    assert endings([*first, *again.received]) == (
+        [(2, "barge_in")] if has_it else [(1, "barge_in"), (2, "barge_in")]
+    ) + [(3, None)]
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+async def test_a_whole_answer_ends_once_though_its_speech_is_kept_no_more(world: World, has_it: bool) -> None:
+    async with world.client(pacing="none") as lost:
+        await lost.speak(SHORT)
+        await answered(world, lost)
+        await lost.until("sequential_audio")
+        held = addresses(lost.received)
+        await lost.until("chunked_streaming_complete")
+        if has_it:
+            held = addresses(lost.received)
+        await lost.speak(SHORT)
+        await answered(world, lost, 2)
+        await lost.until("chunked_streaming_complete")
+        await lost.speak(SHORT)
+        await eventually(partial(world.turns_are, lost, Log.SPEECH, {2}), "the first speech is trimmed")
+        async with resuming(world, lost, after=held) as client:
+            await client.until("chunked_streaming_complete")
+    assert endings(client.received) == ([] if has_it else [(1, "heard")]) + [(2, None)]
+    words = [message["turn"] for message in client.received if message["type"] == "token_chunk"]
+    assert words == ([2, 2, 2] if has_it else [1, 1, 2, 2, 2])
+
+
+async def heard(world: World, client: Client, turn: int, frames: int) -> None:
+    """An answer is sent and heard to its end; then others are paced."""
+    answer = await world.answer(client, turn)
+    await answer.say("One two three.", frames=frames)
+    await answer.end()
+    await client.until("chunked_streaming_complete")
+    await client.send("playback", turn=turn, played_ms=1e6)
+    await eventually(partial(world.closed_as, client, Log.TEXT, "heard"), "it was heard")
+
+
+@pytest.mark.parametrize("by", ["barge_in", "user_interrupt"])
+async def test_an_answer_that_is_cut_off_while_it_is_told_again_ends_once(world: World, by: str) -> None:
+    async with world.client(pacing="none") as lost:
+        await lost.speak(SHORT)
+        await heard(world, lost, 1, frames=100)
+        await lost.configure(pacing="realtime")
+        async with resuming(world, lost, after={}) as client:
+            await client.until("sequential_audio")
+            await client.send("status")
+            assert (await client.until("status"))["state"] == "speaking"
+            if by == "user_interrupt":
+                await client.send("user_interrupt")
+                await client.until("audio_interrupted")
+            await client.speak(SHORT)
+            answer = await world.answer(client, 2)
+            await answer.say("Yes.")
+            await answer.end()
+            await client.until("chunked_streaming_complete")
+    assert endings(client.received) == [(1, "heard"), (2, None)]
+    frames = [message["turn"] for message in client.received if message["type"] == "sequential_audio"]
+    assert frames.count(1) < 100
+
+
+async def test_an_interruption_waits_for_the_answer_before_it_to_be_told_again(world: World) -> None:
+    async with world.client(pacing="none") as lost:
+        await lost.speak(SHORT)
+        await heard(world, lost, 1, frames=8)
+        await lost.configure(pacing="realtime")
+        await lost.speak(SHORT)
+        await world.answer(lost, 2)
+        await lost.send("user_interrupt")
+        await lost.until("audio_interrupted")
+        async with resuming(world, lost, after={}) as client:
+            await client.until("audio_interrupted")
+    assert endings(client.received) == [(1, None), (2, "user_interrupt")]
+    assert kinds(client.received).count("sequential_audio") == 8
+
+
+def endings(messages: Sequence[Message]) -> list[tuple[int, str | None]]:
+    """Which turns ended, in their order, and why they were cut off if they were."""
+    ends = ("chunked_streaming_complete", "audio_interrupted")
+    return [(message["turn"], message.get("reason")) for message in messages if message["type"] in ends]
+
+
 async def test_who_holds_the_end_of_a_turn_is_not_told_it_again(world: World) -> None:
     async with world.client(pacing="none") as lost:
         await lost.speak(SHORT)

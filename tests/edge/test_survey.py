@@ -161,3 +161,29 @@ async def test_which_endings_a_client_has_is_known_by_the_speech_that_it_holds(s
         assert (await look(store, speech=Address(2, seq))).told == told
     await trim_log(store, log_key(CONVERSATION, Log.SPEECH), 2)
     assert (await look(store, speech=Address(1, 0))).told == 1
+
+
+async def test_whole_answers_whose_end_the_client_has_not_got_are_replayed(store: Store) -> None:
+    for turn, reason in ((1, "heard"), (2, "barge_in"), (3, "heard"), (4, None)):
+        await speak(store, turn)
+        await answer(store, turn, reason)
+    assert (await look(store)).replayed == (1, 3)
+    assert (await look(store, speech=Address(1, 1))).replayed == (3,)
+    assert (await look(store, speech=Address(3, 0))).replayed == (3,)
+    assert (await look(store, speech=Address(3, 1))).replayed == ()
+
+
+@pytest.mark.parametrize(("reason", "ends_at"), [("heard", 4), ("barge_in", 5)])
+async def test_which_endings_a_client_has_is_known_though_the_speech_it_holds_is_kept_no_more(
+    store: Store, reason: str, ends_at: int
+) -> None:
+    for turn in (1, 2, 3):
+        await speak(store, turn)
+        await answer(store, turn, reason=None)
+        keys = [log_key(CONVERSATION, log) for log in (Log.TEXT, Log.SPEECH)]
+        await close_turn(store, keys, turn, new_tag(), Closed(reason, speech_seq=5), ttl_s=60)
+    await trim_log(store, log_key(CONVERSATION, Log.SPEECH), 3)
+    for seq in (3, 4, 5):
+        found = await look(store, text=Address(3, 0), speech=Address(2, seq))
+        assert found.told == (2 if seq >= ends_at else 1)
+        assert found.follow == {Log.TEXT: 2, Log.SPEECH: 3}

@@ -305,3 +305,61 @@ def test_a_log_that_is_far_ahead_makes_no_turn_forgotten(ahead: Log) -> None:
     behind = Log.SPEECH if ahead is Log.TEXT else Log.TEXT
     assert len([transcript.fold(ahead, closed("failed", 0, turn)) for turn in range(1, 9)]) == 8
     assert [transcript.fold(behind, closed("failed", 0, turn)) for turn in range(1, 9)] == [[]] * 8
+
+
+@pytest.mark.parametrize(("held_seq", "held"), [(2, False), (3, True), (5, True)])
+def test_a_turn_whose_speech_is_kept_no_more_ends_where_text_says_it_ended_in_speech(
+    held_seq: int, held: bool
+) -> None:
+    transcript = Transcript({Log.SPEECH: Address(1, held_seq)}, speech_from=2)
+    told(transcript, Log.TEXT, TEXT[:4])
+    end = closed("barge_in", 4, heard_ms=50.0, heard_text="Hello", cleared_frames=2, speech_seq=3)
+    assert transcript.fold(Log.TEXT, end) == [
+        Interrupted(1, Address(1, 3), held, "barge_in", 50.0, "Hello", 2)
+    ]
+    assert transcript.has_ended(1)
+
+
+@pytest.mark.parametrize(("held_seq", "held"), [(3, False), (4, True), (5, True)])
+def test_a_heard_answer_whose_speech_is_kept_no_more_ended_with_its_completion(
+    held_seq: int, held: bool
+) -> None:
+    transcript = Transcript({Log.SPEECH: Address(1, held_seq)}, speech_from=2)
+    told(transcript, Log.TEXT, TEXT)
+    [line] = transcript.fold(Log.TEXT, closed("heard", 8, speech_seq=5))
+    assert isinstance(line, Interrupted)
+    assert (line.address, line.held, line.reason) == (Address(1, 5), held, "heard")
+
+
+@pytest.mark.parametrize(
+    ("log", "place", "held"),
+    [(Log.TEXT, Address(1, 4), True), (Log.SPEECH, Address(1, 3), False), (Log.SPEECH, Address(2, 0), True)],
+)
+def test_a_reply_that_failed_is_told_from_text_though_no_speech_of_it_is_kept(
+    log: Log, place: Address, held: bool
+) -> None:
+    transcript = Transcript({log: place}, speech_from=3)
+    told(transcript, Log.TEXT, TEXT[:4])
+    [line] = transcript.fold(Log.TEXT, closed("failed", 4, code="engine_failed"))
+    assert isinstance(line, Failed)
+    assert (line.log, line.address, line.held) == (Log.TEXT, Address(1, 4), held)
+
+
+def test_a_whole_answer_that_was_closed_and_is_cut_off_after_all_ends_as_its_log_says() -> None:
+    transcript = Transcript()
+    told(transcript, Log.TEXT, TEXT)
+    told(transcript, Log.SPEECH, SPEECH)
+    assert transcript.fold(Log.SPEECH, closed("heard", 5, heard_ms=250.0)) == []
+    assert transcript.cut_off(1) == Interrupted(1, Address(1, 5), False, "heard", 250.0, "", 0)
+    assert transcript.end(1)
+
+
+def test_an_answer_that_is_cut_off_before_its_closing_is_folded_tells_no_frame_but_that() -> None:
+    transcript = Transcript()
+    told(transcript, Log.TEXT, TEXT)
+    told(transcript, Log.SPEECH, SPEECH[:2])
+    assert transcript.cut_off(1) is None
+    rest = [entry for entry in entries(SPEECH) if entry.address.seq >= 2]
+    assert [line for entry in rest for line in transcript.fold(Log.SPEECH, entry)] == []
+    [line] = transcript.fold(Log.SPEECH, closed("heard", 5))
+    assert isinstance(line, Interrupted)
