@@ -82,7 +82,7 @@ async def survey(store: Store, conversation: str, held: dict[Log, Address], note
         follow={Log.TEXT: text_from, Log.SPEECH: speech_from},
         tails={log: entry.address for log, entry in tails.items() if entry and log is not Log.AUDIO},
         cut=frozenset(turn for turn, closed in closings.items() if closed.reason != "heard"),
-        told=ended - 1 if held.get(Log.TEXT) == Address(ended, -1) else ended,  # It asks for those words.
+        told=ended,
         openings=await _openings(store, keys[Log.AUDIO], retold),
         limits=await _limits(store, keys[Log.AUDIO], range(first[Log.AUDIO], written + 1)),
     )

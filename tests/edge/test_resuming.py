@@ -99,8 +99,9 @@ async def test_a_client_that_says_only_what_it_has_heard_is_told_the_words_of_th
         for turn in (1, 2):
             await lost.speak(SHORT)
             await answered(world, lost, turn)
+            await lost.until("sequential_audio")
+            after = {"speech": addresses(lost.received)["speech"]}
             await lost.until("chunked_streaming_complete")
-        after = {"speech": addresses(lost.received)["speech"]}
         async with resuming(world, lost, after=after) as client:
             words = [await client.until("token_chunk") for _ in range(3)]
             await client.speak(SHORT)
@@ -108,6 +109,19 @@ async def test_a_client_that_says_only_what_it_has_heard_is_told_the_words_of_th
             await client.until("sequential_audio")
     assert {message["turn"] for message in words} == {2}
     assert 1 not in [message.get("turn") for message in client.received]
+
+
+async def test_a_client_that_says_only_where_a_turn_ended_is_told_no_word_of_that_turn(world: World) -> None:
+    async with world.client(pacing="none") as lost:
+        await lost.speak(SHORT)
+        await answered(world, lost)
+        await lost.until("chunked_streaming_complete")
+        after = {"speech": addresses(lost.received)["speech"]}
+        async with resuming(world, lost, after=after) as client:
+            await client.speak(SHORT)
+            await answered(world, client, 2)
+            await client.until("chunked_streaming_complete")
+    assert {message["turn"] for message in client.received if message["type"] == "token_chunk"} == {2}
 
 
 async def test_a_conversation_is_resumed_on_another_edge_and_the_older_socket_is_closed(
