@@ -130,9 +130,9 @@ async def _working(world: World) -> AsyncIterator[None]:
 
 
 async def untimed(store: Store) -> list[str]:
-    """The keys that have neither a TTL nor another bound."""
+    """The keys that have neither a TTL (-1; -2 is a key that has just lapsed) nor another bound."""
     keys = sorted(key.decode() for key in await store.call("KEYS", "*"))
-    return [key for key in keys if not UNTIMED.fullmatch(key) and await store.call("PTTL", key) < 0]
+    return [key for key in keys if not UNTIMED.fullmatch(key) and await store.call("PTTL", key) == -1]
 
 
 def resident_bytes() -> int:
