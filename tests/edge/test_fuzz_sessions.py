@@ -92,10 +92,6 @@ class Course(RuleBasedStateMachine):
         """Whether an utterance is open."""
         self.interrupts = True
         self.ended: set[int] = set()
-        self.owed_from = 1
-        """From which turn on the client must be told an ending."""
-        self.place = 0
-        """Up to where the program has looked at what it was told."""
         self.sound = True
         self.here.run(self.client.dial())
         self.ask("configure", input_format="pcm16", output_format="pcm16")
@@ -127,7 +123,7 @@ class Course(RuleBasedStateMachine):
 
     async def rest(self) -> None:
         """Wait until every turn has ended and was heard out."""
-        wanted = set(range(self.owed_from, self.begun + 1))
+        wanted = set(range(1, self.begun + 1))
 
         async def all_ended() -> bool:
             self.ended |= self.client.check()
@@ -252,13 +248,11 @@ class Course(RuleBasedStateMachine):
     def resumed(self, token: str, *, held: bool) -> None:
         """Show the token, which is good."""
         if not held:
-            self.place = 0
+            self.ended.clear()
         answer = self.here.run(self.client.resume(token, held=held))
         assert answer["type"] == "resumed", answer
         assert answer["turn"] == self.begun or (not self.surely and answer["turn"] > self.begun)
         self.begun, self.surely = answer["turn"], True
-        # `speech` keeps the last turn, so no older ending is told; and who forgot what it held is owed none.
-        self.owed_from = max(self.owed_from, self.begun - 1 if held else self.begun + 1)
 
     @connected
     @rule()
