@@ -15,7 +15,7 @@ from tests.conftest import eventually
 from tests.pipeline.conftest import REPLY, Stacks, Witness, witness
 from tests.pipeline.test_history import ECHO, told
 from tests.stack import Process, Stack
-from tests.story import ANSWER, Message, check_whole, heard
+from tests.story import ANSWER, MS_PER_CHAR, Message, check_whole, heard
 from workers.tts.engines.scripted import expected
 
 UTTERANCE = bytes(32_000)
@@ -52,13 +52,14 @@ async def check_response(store: Store, w: Witness, end: Message, reply: str) -> 
     return pcm
 
 
-async def check_speech(store: Store, w: Witness, end: Message) -> None:
+async def check_speech(store: Store, w: Witness, end: Message, ms_per_char: float = MS_PER_CHAR) -> None:
     """The turn says the scripted reply, each sample of it once, in order: as it would be streamed."""
     pcm = await check_response(store, w, end, REPLY)
     text = [entry.payload for entry in await entries(store, w, Log.TEXT, end["turn"])]
     chunks = [payload.text for payload in text if isinstance(payload, Semantic)]
     spoken = [
-        expected(w.conversation, end["turn"], number, chunk, 60.0) for number, chunk in enumerate(chunks)
+        expected(w.conversation, end["turn"], number, chunk, ms_per_char)
+        for number, chunk in enumerate(chunks)
     ]
     assert pcm == b"".join(spoken)
 
