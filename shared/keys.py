@@ -72,6 +72,9 @@ TTL_MARGIN_S = 60
 MAX_TURN_BYTES = {Log.AUDIO: 16 << 20, Log.TEXT: 1 << 20, Log.SPEECH: 32 << 20}
 """Bounds of one turn in one log: over eight minutes of input, eleven of speech."""
 
+LONGEST_UTTERANCE_S = 500.0
+"""The most that `MAX_UTTERANCE_S` may be: so much input fits, with what else stands in its entries."""
+
 _CONVERSATION = re.compile(r"[0-9a-f]{16}")
 
 

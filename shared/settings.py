@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from shared import kinds
 from shared.errors import SettingsError, StoreError
+from shared.keys import LONGEST_UTTERANCE_S
 from shared.kinds import Kind
 from shared.portfile import PortFile
 
@@ -76,7 +77,7 @@ class Settings:
         4 * 1024 * 1024, kinds.whole(1024, 64 * 1024 * 1024), "largest message of a client, in bytes"
     )
     max_utterance_s: float = _setting(
-        60.0, kinds.number(1, 600, "s"), "longest utterance: there the server ends it"
+        60.0, kinds.number(1, LONGEST_UTTERANCE_S, "s"), "longest utterance: there the server ends it"
     )
     max_conversations: int = _setting(1000, kinds.whole(1, 1_000_000), "conversations that one edge admits")
     admit_within_ms: float = _setting(

@@ -5,6 +5,7 @@ The bounds of single fields are in `protocols/test_native`, those of parsing in 
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import struct
@@ -17,15 +18,19 @@ from websockets.exceptions import InvalidStatus
 
 from edge.conversation import MAX_WAITING
 from edge.downlink import EARLY_FRAMES
-from edge.intake import ROUNDING_SAMPLES
+from edge.intake import ROUNDING_SAMPLES, Slice
+from edge.measure import Measure
+from edge.protocols.native import MAX_TEXT
 from edge.room import Room
 from edge.sockets import ABOVE_LIMIT_BYTES
 from shared.audio import InputDecoder
 from shared.errors import AudioError, ClientError
-from shared.keys import JOBS, MAX_TURN_BYTES, MAX_WAITING_JOBS, batch_key
+from shared.hold import new_conversation
+from shared.keys import JOBS, LONGEST_UTTERANCE_S, MAX_TURN_BYTES, MAX_WAITING_JOBS, batch_key, log_key
+from shared.log import BATCH_ENTRIES, LogWriter
 from shared.settings import Settings
 from shared.wav import HIGHEST_RATE, LOWEST_RATE, MAX_CHANNELS, MAX_HEADER_BYTES
-from shared.wire import Log
+from shared.wire import Log, Open, UtteranceEnd, new_tag
 from tests.edge.world import SECOND, World, running
 
 LIMIT = 10_000
@@ -139,6 +144,21 @@ async def test_an_utterance_that_is_one_sample_shorter_than_the_longest_is_open(
         await client.speak(SECOND[:2], ends=False)
         stopped = await client.nothing_before("speech_stopped")
         assert (stopped["reason"], stopped["audio_ms"]) == ("max_length", 1000.0)
+
+
+async def test_the_longest_utterance_that_may_be_set_fits_into_its_log(world: World) -> None:
+    measure = Measure(Settings.from_env({"MAX_UTTERANCE_S": f"{LONGEST_UTTERANCE_S:g}"}).max_utterance_s)
+    key = log_key(new_conversation(), Log.AUDIO)
+    writer = LogWriter(world.store, key, 1, new_tag(), max_turn_bytes=MAX_TURN_BYTES[Log.AUDIO], ttl_s=60)
+    await writer.append(Open(prompt="x" * MAX_TEXT))
+    step = 320  # 10 ms: what a client sends at once at the least
+    pieces = [
+        measure.entries(Slice(place, bytes(step))) for place in range(0, measure.max_samples, step // 2)
+    ]
+    assert measure.full
+    for start in range(0, len(pieces), BATCH_ENTRIES):
+        await writer.append(*itertools.chain(*pieces[start : start + BATCH_ENTRIES]))
+    await writer.append(UtteranceEnd("max_length", measure.max_samples))
 
 
 async def test_an_utterance_at_the_bound_of_its_log_ends_its_turn_and_no_other(

@@ -96,6 +96,7 @@ def test_settings_cannot_be_changed() -> None:
         ("DRAIN_S", "nan"),
         ("DRAIN_S", "inf"),
         ("DRAIN_S", "soon"),
+        ("MAX_UTTERANCE_S", "500.5"),
         ("PARLEY_OPEN", "maybe"),
         ("PARLEY_ORIGINS", "example.org"),
         ("PARLEY_ORIGINS", "https://example.org/"),
