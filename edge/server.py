@@ -43,6 +43,12 @@ END_S = 1.4
 MOMENT_S = 0.5
 """For how long at least an edge that stops says so to those who come: its balancer still sends them."""
 
+CLIENTS_FAULTS = {
+    "ASGI callable returned without completing handshake.",  # It was refused, and has been told why.
+    "Invalid UTF-8 sequence received from client.",
+}
+"""What uvicorn calls errors, and is none of this server's."""
+
 UNSENT_BYTES = 128 << 10
 """How much the kernel takes of what it cannot send yet. More would wait where nobody sees it: a client that
 reads slowly would seem to read well, and a ping would come minutes late."""
@@ -138,7 +144,5 @@ async def _tell_when_ready(settings: Settings, room: Room) -> None:
 
 
 def _worth_a_line(record: logging.LogRecord) -> bool:
-    """A client that sends broken UTF-8 is worth a line, not a traceback; a refused handshake is no error."""
-    if record.exc_info and isinstance(record.exc_info[1], UnicodeDecodeError):
-        record.exc_info = None
-    return record.msg != "ASGI callable returned without completing handshake."
+    """No client may write errors: that its socket is closed for what it sent, `edge.sockets` says."""
+    return record.msg not in CLIENTS_FAULTS

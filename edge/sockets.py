@@ -152,6 +152,11 @@ class WebSocket(WebSocketsSansIOProtocol):
         self._stop_watching()
         self._finish()
 
+    def handle_parser_exception(self) -> None:
+        """What the client says cannot be read, or goes beyond a bound: the socket is closed."""
+        log.debug("closed: %s", self.conn.close_sent)
+        super().handle_parser_exception()
+
     # ---- what the client says
 
     def data_received(self, data: bytes) -> None:
@@ -232,7 +237,6 @@ class WebSocket(WebSocketsSansIOProtocol):
 
     def _refuse(self, reason: str) -> None:
         if not self.close_sent:
-            log.info("closed: %s", reason)
             self.conn.fail(POLICY_VIOLATION, reason)
             self.handle_parser_exception()
             self.frames.clear()

@@ -156,13 +156,31 @@ async def test_a_message_that_is_too_large_is_an_error_and_a_huge_one_closes_the
             await answers(client)
 
 
-async def test_broken_utf8_closes_the_socket_without_a_traceback(
-    world: World, caplog: pytest.LogCaptureFixture
+NO_MESSAGES = {
+    "text that is no UTF-8": ([Frame(Opcode.TEXT, b"\xff\xfe")], 1007),
+    "text that is none once it is whole": (
+        [Frame(Opcode.TEXT, b"\xc3", fin=False), Frame(Opcode.CONT, b"\xc3")],
+        1007,
+    ),
+    "a close without a reason in words": ([Frame(Opcode.CLOSE, b"\x03\xe8\xff\xff")], 1007),
+    "more of no message": ([Frame(Opcode.CONT, b"x")], 1002),
+    "a message within a message": ([Frame(Opcode.TEXT, b"x", fin=False), Frame(Opcode.TEXT, b"x")], 1002),
+    "a close code that is none": ([Frame(Opcode.CLOSE, b"\0\1")], 1002),
+}
+
+
+@pytest.mark.parametrize(("frames", "code"), NO_MESSAGES.values(), ids=NO_MESSAGES)
+async def test_frames_that_are_no_message_close_the_socket_and_write_no_error(
+    world: World, caplog: pytest.LogCaptureFixture, frames: list[Frame], code: int
 ) -> None:
+    caplog.set_level("DEBUG", "edge.sockets")
     async with world.client("json") as client:
-        await raw(client, Frame(Opcode.TEXT, b"\xff\xfe"))
-        assert await client.closed() == 1007
-    assert not [record for record in caplog.records if record.exc_info and record.levelname == "ERROR"]
+        for frame in frames:
+            await raw(client, frame)
+        assert await client.closed() == code
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR", "CRITICAL")]
+    (line,) = [record for record in caplog.records if record.name == "edge.sockets"]
+    assert (line.levelname, str(code) in line.getMessage()) == ("DEBUG", True)
 
 
 @pytest.mark.parametrize("opcode", [3, 11])
