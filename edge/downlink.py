@@ -33,7 +33,7 @@ from edge.transcript import (
     TokenLine,
     Transcript,
 )
-from shared.errors import ClientError, StoryForked
+from shared.errors import ClientError, EntryGarbled, StoryForked
 from shared.keys import log_key
 from shared.logs import bind
 from shared.reader import Cursor, Reader
@@ -47,6 +47,7 @@ EARLY_FRAMES = 100
 NOWHERE = Address(0, 0)
 
 FORKED = ClientError("engine_failed", "a part of the answer was lost; ask again", retryable=True)
+GARBLED = ClientError("engine_failed", "a part of the answer cannot be read; ask again", retryable=True)
 
 
 class Downlink:
@@ -132,12 +133,19 @@ class Downlink:
                 await self._fold_all(log_, cursor)
             except StoryForked as error:
                 log.warning("%s", error)
-                await self._forked(error.turn)
-                turn = error.turn + 1
-                self._folded[log_] = Address(turn, -1)
-                self._moved.set()
+                turn = error.turn
+                await self._forked(turn)
+            except EntryGarbled as error:
+                if error.turn is None or error.turn > self._dialogue.conversation.turn:
+                    raise  # Behind it, no turn can be written any more.
+                log.warning("%s", error)
+                turn = error.turn
+                await self._garbled(turn)
             finally:
                 cursor.close()
+            turn += 1
+            self._folded[log_] = Address(turn, -1)
+            self._moved.set()
 
     async def _fold_all(self, log_: Log, cursor: Cursor) -> None:
         async for entry in cursor:
@@ -178,6 +186,11 @@ class Downlink:
         if effects:  # Of a turn that was closed meanwhile, whoever closed it sees to it that this is told.
             self._carry_out(effects, FORKED)
             await self.end(turn, Closed("failed", code=FORKED.code, message=str(FORKED), retryable=True))
+
+    async def _garbled(self, turn: int) -> None:
+        self._carry_out(self._dialogue.conversation.broken(turn, "failed"), GARBLED)
+        # A turn that was closed already too: what tells of that may stand behind what cannot be read.
+        await self.end(turn, Closed("failed", code=GARBLED.code, message=str(GARBLED), retryable=True))
 
     async def _tell(self, line: Line) -> None:
         batch = self._dialogue.notes(line.turn).batch

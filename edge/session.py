@@ -34,7 +34,7 @@ from edge.services import Services
 from edge.survey import Survey, survey
 from edge.transcript import Transcript
 from edge.uplink import Uplink
-from shared.errors import ClientError, LogError, StoreError
+from shared.errors import ClientError, EntryGarbled, LogError, StoreError
 from shared.hold import Hold, new_conversation, new_token
 from shared.keys import is_conversation
 from shared.logs import bind
@@ -261,6 +261,9 @@ class Session:
             await self._services.keeper.tell(resumed.edge, hold)
             found = await survey(self._services.store, hold.conversation, has, resumed.turn)
             await self._take_over(hold, token, Configuration.load(resumed.settings), found, has)
+        except EntryGarbled as error:
+            log.warning("a conversation cannot be resumed: %s", error)
+            raise ClientError("not_found", "the conversation cannot be read any more") from None
         except StoreError as error:
             log.warning("a conversation cannot be resumed: %s", error)
             raise overloaded("the conversation cannot be read at the moment") from None

@@ -200,8 +200,8 @@ class Transcript:
         return not was
 
     def close(self, turn: int, closed: Closed) -> Interrupted | Failed | None:
-        """The last line of a turn whose closing no log has brought; `None` if it has ended."""
-        if self.has_ended(turn):
+        """The last line of a turn whose closing no log has brought; `None` if it has ended, or was told."""
+        if self.has_ended(turn) or turn <= self._told_turn:
             return None
         story = self._stories[turn]
         story.ended = True

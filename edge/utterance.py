@@ -17,12 +17,23 @@ from edge.keeper import Keeping
 from edge.room import overloaded
 from edge.services import Services
 from shared.audio import SAMPLE_BYTES
-from shared.errors import LogError, StoreError, StoreFull, TurnBusy, TurnClosed, TurnTaken
+from shared.errors import (
+    ClientError,
+    EntryGarbled,
+    LogError,
+    StoreError,
+    StoreFull,
+    TurnBusy,
+    TurnClosed,
+    TurnTaken,
+)
 from shared.keys import MAX_TURN_BYTES, log_key, session_key
-from shared.log import LogWriter
+from shared.log import LogWriter, tail
 from shared.wire import Chunk, Closed, Log, Open, Pause, Payload
 
 log = logging.getLogger(__name__)
+
+SPOILT = ClientError("engine_failed", "somebody else wrote into the input; ask again", retryable=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +97,10 @@ class Utterance:
         try:
             await self._write(writer, payloads, begins)
         except TurnTaken:
-            self._keeping.lost()
+            if await self._is_lost():
+                self._keeping.lost()
+            else:
+                self._director.fail(turn, SPOILT, unwritten=True)
             return False
         except StoreFull:
             self._services.room.refused_write()
@@ -140,10 +154,25 @@ class Utterance:
     async def _write_again(self) -> None:
         """What Redis has forgotten of what was said, in order. Raises as `append` does."""
         for earlier in self._earlier:
-            with suppress(TurnBusy, TurnClosed):
+            try:
                 await earlier.confirm()
+            except TurnTaken:
+                if await self._is_lost():
+                    raise
+            except (TurnBusy, TurnClosed):
+                continue
         if self._writer is not None:
             await self._writer.confirm()
+
+    async def _is_lost(self) -> bool:
+        """Whether it is another session that has written into the log."""
+        try:
+            await tail(self._services.store, log_key(self._dialogue.id, Log.AUDIO))
+        except EntryGarbled:
+            return False
+        except StoreError:
+            return True  # Which the keeper finds out as well.
+        return True
 
     def _withdraw(self, turn: int) -> None:
         if self._dialogue.conversation.lives(turn):

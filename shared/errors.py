@@ -50,6 +50,17 @@ class StoryForked(LogError):
         self.turn = turn
 
 
+class EntryGarbled(LogError):
+    """Raised when an entry of a log cannot be read: it was written by hand, or by a newer version.
+
+    `turn`: the one that it stands in; `None` where its id is no address.
+    """
+
+    def __init__(self, message: str, turn: int | None) -> None:
+        super().__init__(message)
+        self.turn = turn
+
+
 class EngineError(ParleyError):
     """Raised by an engine that cannot do what it was asked; `retryable` says whether a repeat may work.
 

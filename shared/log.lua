@@ -38,7 +38,8 @@ local function tail(key)
   local fields = entry[2]
   return {
     turn = tonumber(turn), seq = tonumber(seq), writer = fields[2], kind = fields[4],
-    final = FINAL[fields[4]] or false, sum = tonumber(fields[8]),
+    -- Somebody else may have added an entry by hand, without a sum: the turn can be closed all the same.
+    final = FINAL[fields[4]] or false, sum = tonumber(fields[8]) or 0,
   }
 end
 

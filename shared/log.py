@@ -14,7 +14,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from typing import TypeVar
 
-from shared.errors import LogError, StoreError, StoreFull, TurnBusy, TurnClosed, TurnFull, TurnTaken
+from shared.errors import (
+    EntryGarbled,
+    LogError,
+    StoreError,
+    StoreFull,
+    TurnBusy,
+    TurnClosed,
+    TurnFull,
+    TurnTaken,
+)
 from shared.store import Arg, Call, Reply, Store
 from shared.wire import Address, Closed, Entry, Log, Payload, Take
 
@@ -98,7 +107,8 @@ class LogWriter:
     async def take(self, cause: str, worker: str = "") -> None:
         """Make the turn one's own, then read what stands there into `entries`.
 
-        Raises `TurnClosed`, `TurnBusy` and `TurnTaken`, `StoreError` when Redis is gone for too long.
+        Raises `TurnClosed`, `TurnBusy` and `TurnTaken`, `EntryGarbled` when it cannot be read, `StoreError`
+        when Redis is gone for too long.
         """
         payload = Take(cause, worker).to_fields()
         args: list[Arg] = [self.turn, self.tag, self._ttl_ms, _now_us(), *payload]
@@ -224,18 +234,37 @@ async def close_turn(
 async def read_log(
     store: Store, key: str, first: Address, last_turn: int | None = None, *, count: int | None = None
 ) -> list[Entry]:
-    """The entries from `first` on, through `last_turn` or to the log's end; at most `count` of them."""
+    """The entries from `first` on, through `last_turn` or to the log's end; at most `count` of them.
+
+    Raises `EntryGarbled` and `StoreError`.
+    """
+    entries, garbled = await read_readable(store, key, first, last_turn, count=count)
+    if garbled is not None:
+        raise garbled
+    return entries
+
+
+async def read_readable(
+    store: Store, key: str, first: Address, last_turn: int | None = None, *, count: int | None = None
+) -> tuple[list[Entry], EntryGarbled | None]:
+    """The same up to the first entry that cannot be read, and what is to be said of that."""
     end = "+" if last_turn is None else str(last_turn)
     command: list[Arg] = ["XRANGE", key, f"{first.turn}-{max(first.seq, 0)}", end]
     if count is not None:
         command += ["COUNT", count]
-    return _entries(key, await store.call(*command))
+    kind, entries = log_of(key), []
+    for entry_id, flat in await store.call(*command):
+        try:
+            entries.append(Entry.from_fields(kind, entry_id, flat))
+        except EntryGarbled as error:
+            return entries, error
+    return entries, None
 
 
 async def tail(store: Store, key: str) -> Entry | None:
-    """The last entry of the log, or `None` for an empty one."""
-    entries = _entries(key, await store.call("XREVRANGE", key, "+", "-", "COUNT", 1))
-    return entries[0] if entries else None
+    """The last entry of the log, or `None` for an empty one. Raises `EntryGarbled` and `StoreError`."""
+    found = await store.call("XREVRANGE", key, "+", "-", "COUNT", 1)
+    return Entry.from_fields(log_of(key), *found[0]) if found else None
 
 
 async def trim_log(store: Store, key: str, first_turn: int) -> None:
@@ -286,11 +315,6 @@ def _placed(reply: Reply, key: str) -> tuple[Verdict, int | None]:
         return _judged(reply, key)
     except TurnClosed:
         return Verdict.CLOSED, None
-
-
-def _entries(key: str, reply: Reply) -> list[Entry]:
-    kind = log_of(key)
-    return [Entry.from_fields(kind, entry_id, flat) for entry_id, flat in reply]
 
 
 def _now_us() -> int:

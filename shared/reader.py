@@ -16,8 +16,8 @@ from collections import defaultdict, deque
 
 import msgpack
 
-from shared.errors import StoreError, StoryForked
-from shared.log import log_of, read_log
+from shared.errors import EntryGarbled, StoreError, StoryForked
+from shared.log import log_of, read_log, read_readable
 from shared.store import Pushes, Store
 from shared.wire import Address, Entry, Take
 
@@ -134,7 +134,7 @@ class Reader:
         try:
             entry_id, flat = msgpack.unpackb(data, raw=True)
             entry = Entry.from_fields(log_of(key), entry_id, flat)
-        except (LookupError, TypeError, ValueError, msgpack.UnpackException) as error:
+        except (EntryGarbled, TypeError, ValueError, msgpack.UnpackException) as error:
             # Anybody may publish on a channel. What stands in the log concerns its own readers only.
             log.warning("%s: a push that cannot be read: %r", key, error)
             for cursor in followers:
@@ -165,7 +165,8 @@ class Cursor:
     """A place in one log. An async iterator of `Entry`: each once, in order, across turns.
 
     Raises `StoryForked` when Redis lost entries that were already delivered and another story, or none, took
-    their place, and `StoreError` never: while Redis is away, it waits.
+    their place, `EntryGarbled` behind the last entry that can be read, and `StoreError` never: while Redis is
+    away, it waits.
     """
 
     def __init__(self, reader: Reader, store: Store, key: str, after: Address) -> None:
@@ -181,6 +182,8 @@ class Cursor:
         self._ready: deque[Entry] = deque()
         self._behind = True
         self._stale = False
+        self._garbled: EntryGarbled | None = None
+        """What ended the page that was read last."""
         self._waiter: asyncio.Future[None] | None = None
 
     @property
@@ -262,12 +265,12 @@ class Cursor:
         """Read from the entry held, inclusive, and take what follows it. Called with nothing ready."""
         self._stale = False  # until something comes that this read may not have seen
         try:
-            found = await read_log(self._store, self.key, self._held, count=PAGE_ENTRIES)
+            found = await self._page(self._held)
             held = self._held_entry
             if held is not None and isinstance(held.payload, Take) and not (found and found[0] == held):
                 # A take tells nothing, so nothing is lost with it: go on behind what was told before.
                 self._held, self._held_entry = self._told, self._told_entry
-                found = await read_log(self._store, self.key, self._held, count=PAGE_ENTRIES)
+                found = await self._page(self._held)
             if self._held_entry is not None:
                 found = await self._verified(self._held_entry, found)
         except StoreError as error:
@@ -283,7 +286,14 @@ class Cursor:
                 self._accept(entry)
             elif self._held_entry is None:
                 self._held_entry = entry
-        self._behind = self._stale or len(found) == PAGE_ENTRIES
+        if self._garbled is not None and not self._ready:
+            raise self._garbled
+        self._behind = self._stale or self._garbled is not None or len(found) == PAGE_ENTRIES
+
+    async def _page(self, first: Address) -> list[Entry]:
+        """The log from an address on; an entry that cannot be read ends the page, and is told of later."""
+        found, self._garbled = await read_readable(self._store, self.key, first, count=PAGE_ENTRIES)
+        return found
 
     def _begins(self, entry: Entry) -> bool:
         """Whether a later turn begins here though the one held is gone: it was trimmed, or never begun."""
@@ -312,7 +322,7 @@ class Cursor:
                 raise StoryForked(f"{self.key}: {held.address} was lost and nobody wrote it again", turn)
             await asyncio.sleep(MISSING_S[0])
             try:
-                found = await read_log(self._store, self.key, held.address, count=PAGE_ENTRIES)
+                found = await self._page(held.address)
             except StoreError as error:
                 log.debug("cannot read %s yet: %s", self.key, error)
                 give_up_at = time.monotonic() + MISSING_S[1]

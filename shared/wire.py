@@ -12,6 +12,8 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import ClassVar, NamedTuple, Self
 
+from shared.errors import EntryGarbled
+
 Fields = Mapping[bytes, bytes]
 
 
@@ -251,10 +253,23 @@ class Entry:
 
     @classmethod
     def from_fields(cls, log: Log, entry_id: bytes, flat: Sequence[bytes]) -> Self:
-        """The entry out of a reply of `XRANGE` or a push: its id and its flat list of fields."""
-        raw = dict(zip(flat[::2], flat[1::2], strict=True))
-        payload = PAYLOADS[log][raw[b"kind"].decode()]
-        return cls(Address.parse(entry_id), raw[b"w"].decode(), int(raw[b"at"]), payload.from_fields(raw))
+        """The entry out of a reply of `XRANGE` or a push: its id and its flat list of fields.
+
+        Raises `EntryGarbled` where that is none of ours.
+        """
+        try:
+            address = Address.parse(entry_id)
+        except ValueError as error:
+            raise EntryGarbled(f"{log}: {error}", None) from None
+        try:
+            raw = dict(zip(flat[::2], flat[1::2], strict=True))
+            payload = PAYLOADS[log][raw[b"kind"].decode()]
+            return cls(address, raw[b"w"].decode(), int(raw[b"at"]), payload.from_fields(raw))
+        except (LookupError, TypeError, ValueError) as error:
+            # Not what the error says: it may quote what somebody said.
+            raise EntryGarbled(
+                f"{log}: {address} cannot be read: {type(error).__name__}", address.turn
+            ) from None
 
 
 def _dump(value: object) -> bytes:

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from shared.errors import (
     EngineError,
+    EntryGarbled,
     LogError,
     StoreError,
     StoryForked,
@@ -154,7 +155,7 @@ class Attempts:
         except TurnFull as error:
             await self._fail(turn, str(error), retryable=False)
             return None
-        except StoryForked as error:
+        except (EntryGarbled, StoryForked) as error:
             await self._fail(turn, str(error), retryable=True)
             return None
         except EngineError as error:

@@ -13,7 +13,7 @@ import random
 from dataclasses import dataclass, field
 
 from shared import logs
-from shared.errors import StoreError
+from shared.errors import EntryGarbled, StoreError
 from shared.keys import Role, log_key
 from shared.log import persist, read_log
 from shared.reader import Reader
@@ -114,14 +114,20 @@ class Held:
             return claim.cause
         # Whoever died with a turn that only waited has not failed at it.
         store, handler = self._means.store, self._means.handler
-        due = await persist(lambda: handler.is_due(store, claim.conversation, claim.turn))
+        try:
+            due = await persist(lambda: handler.is_due(store, claim.conversation, claim.turn))
+        except EntryGarbled:
+            due = True  # The attempt comes to it as well, and ends the turn.
         return "retry" if due else "reclaim"
 
     async def _is_suspect(self) -> bool:
         """Whether an attempt before the last one has failed too, and nothing was written since."""
         conversation, turn = self.claim.conversation, self.claim.turn
         key = log_key(conversation, self._means.handler.output)
-        stands = await persist(lambda: read_log(self._means.store, key, Address(turn, 0), turn))
+        try:
+            stands = await persist(lambda: read_log(self._means.store, key, Address(turn, 0), turn))
+        except EntryGarbled:
+            return False  # The attempt ends the turn before its engine sees it.
         return failed_attempts(stands) > 0
 
     async def _make_alone(self, cause: str) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shared.errors import EntryGarbled
 from shared.wire import Address, Entry, Log, Payload
 
 
@@ -23,11 +24,12 @@ def entry_of(log: Log, entry_id: bytes, flat: Sequence[bytes]) -> Entry:
     """The entry out of a reply of `XRANGE`, or as much of it as can be read."""
     try:
         return Entry.from_fields(log, entry_id, flat)
-    except (KeyError, ValueError, TypeError):
+    except EntryGarbled:
+        turn, seq = map(int, entry_id.split(b"-"))
         raw = dict(zip(flat[::2], flat[1::2], strict=True))
         at = raw.get(b"at", b"")
         return Entry(
-            Address.parse(entry_id),
+            Address(turn, seq),
             raw.get(b"w", b"").decode(errors="replace"),
             int(at) if at.isdigit() else 0,
             Unreadable(),

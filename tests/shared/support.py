@@ -25,6 +25,19 @@ end
 """
 """Takes the tail of a stream away, after the entry whose id is given, so that lower ids may follow again."""
 
+SPOIL = """
+local turn, seq = string.match(redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1][1], '(%d+)-(%d+)')
+redis.call('XADD', KEYS[1], turn .. '-' .. (seq + 1), unpack(ARGV))
+"""
+"""Adds an entry behind the last one of a stream, before its writer does."""
+
+GARBLED = {
+    "typed by hand": ("note", "look at this"),
+    "of a kind that is not known": ("w", "0123456789abcdef", "kind", "gesture", "at", "1", "sum", "9"),
+    "without its fields": ("w", "0123456789abcdef", "kind", "take", "at", "soon", "sum", "9"),
+}
+"""Entries that nobody can read, in any log."""
+
 
 def new_log() -> str:
     """The key of the text log of a conversation that has never been."""
@@ -52,6 +65,11 @@ def writer(
         session_key=session_key,
         give_up_s=give_up_s,
     )
+
+
+async def spoil(store: Store, key: str, what: str = "typed by hand") -> None:
+    """Let an entry that cannot be read stand behind the last one of a log."""
+    await store.call("EVAL", SPOIL, 1, key, *GARBLED[what])
 
 
 def tokens(first: int, last: int) -> list[Token]:

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from shared.errors import EntryGarbled, TurnTaken
 from shared.log import close_turn
 from shared.reader import BUFFER_ENTRIES, PAGE_ENTRIES, Reader
 from shared.store import Reply, Store
@@ -13,7 +14,7 @@ from shared.wire import Address, Closed, Entry, new_tag
 from tests.conftest import eventually
 from tests.proxy import PushProxy
 from tests.shared.reading import START, read, read_turns, reading, subscribed, subscribers
-from tests.shared.support import END, TTL_S, new_log, standing, texts, tokens, writer
+from tests.shared.support import END, GARBLED, TTL_S, new_log, spoil, standing, texts, tokens, writer
 
 pytestmark = pytest.mark.usefixtures("patient")
 
@@ -35,6 +36,41 @@ class Counting(Store):
 
 
 # ---- in order, once
+
+
+@pytest.mark.parametrize("what", GARBLED)
+async def test_what_stands_before_an_entry_that_cannot_be_read_is_delivered(
+    store: Store, reader: Reader, what: str
+) -> None:
+    key = new_log()
+    alone = writer(store, key)
+    await alone.append(*tokens(0, 3))
+    await spoil(store, key, what)
+    cursor = reader.follow(key, START)
+    assert texts(await read(cursor, 3)) == ["word 0", "word 1", "word 2"]
+    for _ in range(2):
+        with pytest.raises(EntryGarbled) as garbled:
+            await cursor.next()
+        assert garbled.value.turn == 1
+    cursor.close()
+    await close_turn(store, [key], 1, new_tag(), CLOSED, ttl_s=TTL_S)
+    await writer(store, key, 2).append(*tokens(0, 2))
+    behind = reader.follow(key, Address(2, -1))
+    assert texts(await read(behind, 2)) == ["word 0", "word 1"]
+
+
+async def test_a_turn_behind_an_entry_that_cannot_be_read_can_be_taken_and_closed(store: Store) -> None:
+    key = new_log()
+    alone = writer(store, key)
+    await alone.append(*tokens(0, 3))
+    await spoil(store, key)
+    with pytest.raises(TurnTaken):
+        await alone.append(*tokens(3, 4))
+    second = writer(store, key)
+    with pytest.raises(EntryGarbled):
+        await second.take("contest")
+    assert await close_turn(store, [key], 1, second.tag, CLOSED, ttl_s=TTL_S, owner=True) == [Address(1, 5)]
+    await writer(store, key, 2).append(*tokens(0, 1))
 
 
 async def test_what_stands_there_already_is_delivered_first(store: Store, reader: Reader) -> None:

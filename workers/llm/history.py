@@ -27,19 +27,25 @@ some of an answer was heard all the same. One without a sample or a letter is no
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from shared.audio import INPUT_RATE, duration_ms
+from shared.errors import EntryGarbled
 from shared.keys import log_key
 from shared.log import read_log
 from shared.store import Arg, Reply, Store
 from shared.wire import Address, Chunk, Closed, Entry, Log, Open, ReplyEnd, Token, UtteranceEnd
 
+log = logging.getLogger(__name__)
+
 PAGE_TURNS = 8
 """Read in one round trip, newest first: as many turns of half a minute as the default budget has room for."""
+
+CHUNK = Chunk.kind.encode()
 
 TOKENS_PER_S = 12.5
 CHARACTERS_PER_TOKEN = 4
@@ -75,7 +81,8 @@ async def read_history(
 ) -> tuple[Exchange, ...]:
     """The newest exchanges before `turn` that together cost `budget_tokens` at the most, oldest first.
 
-    There is no gap in them: the first that does not fit, or whose audio was trimmed away, ends the memory.
+    There is no gap in them: the first that does not fit, whose audio was trimmed away, or that cannot be
+    read, ends the memory.
     Raises `StoreError`.
     """
     kept: list[Exchange] = []
@@ -96,9 +103,13 @@ async def _newest_first(store: Store, conversation: str, before: int) -> AsyncGe
         for turn, (audio, text, speech) in zip(turns, await _page(store, conversation, turns), strict=True):
             if not audio:
                 return  # trimmed away, and whatever is older with it
-            said = _Said.of(audio)
-            heard = _heard(_tail(Log.TEXT, text), _tail(Log.SPEECH, speech))
-            reply = await _whole_reply(store, conversation, turn) if heard is None else heard
+            try:
+                said = _Said.of(audio)
+                heard = _heard(_tail(Log.TEXT, text), _tail(Log.SPEECH, speech))
+                reply = await _whole_reply(store, conversation, turn) if heard is None else heard
+            except EntryGarbled as error:
+                log.warning("the memory ends behind turn %d: %s", turn, error)
+                return
             if reply or said.put:
                 yield Exchange(turn, said.pcm, said.text, reply)
             # Thousands of entries may have been looked at: others of this event loop have waited.
@@ -131,15 +142,16 @@ class _Said:
     @classmethod
     def of(cls, entries: Reply) -> _Said:
         opening, pieces, whole = Open(), [], False
-        for _, flat in entries:
-            # No `Entry` is made of each: that takes ten times as long, and a minute has three thousand.
+        for entry_id, flat in entries:
             raw = dict(zip(flat[::2], flat[1::2], strict=True))
-            match raw[b"kind"].decode():
-                case Chunk.kind:
-                    pieces.append(raw[b"pcm"])
-                case Open.kind:
-                    opening = Open.from_fields(raw)
-                case UtteranceEnd.kind:
+            if raw.get(b"kind") == CHUNK and b"pcm" in raw:
+                # No `Entry` is made of each: that takes ten times as long, and a minute has three thousand.
+                pieces.append(raw[b"pcm"])
+                continue
+            match Entry.from_fields(Log.AUDIO, entry_id, flat).payload:
+                case Open() as opening:
+                    pass
+                case UtteranceEnd():
                     whole = True
         pcm = b"".join(pieces)
         return cls(pcm, opening.text, whole and bool(pcm or opening.text))

@@ -26,6 +26,7 @@ from shared.wire import (
     UtteranceEnd,
     new_tag,
 )
+from tests.shared.support import spoil
 from tests.workers.conftest import Desk
 from workers.llm import history
 from workers.llm.history import PAGE_TURNS, Exchange, read_history, rough_cost
@@ -221,3 +222,14 @@ def test_the_rough_cost_grows_with_what_was_said(samples: int, text: str | None,
     more = rough_cost(Exchange(1, bytes((samples + 16_000) * 2), text, reply + "word"))
     assert 0 <= less < more
     assert rough_cost(Exchange(1, bytes(30 * 32_000), None, "")) == 375
+
+
+async def test_a_turn_that_cannot_be_read_ends_the_memory(desk: Desk, store: Store) -> None:
+    for turn in (1, 2, 3):
+        await speaks(desk, turn)
+        await answers(desk, turn)
+        if turn == 2:
+            await spoil(store, log_key(desk.conversation, Log.AUDIO))
+            await closes(desk, turn, Closed("superseded"), Log.AUDIO)
+    found = await read_history(store, desk.conversation, 4, PLENTY, _one)
+    assert [exchange.turn for exchange in found] == [3]
