@@ -23,6 +23,7 @@ from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry, StartedJobRegistry
 from rq.serializers import JSONSerializer
 
+from shared.connection import MISCONF, NO_DISK, NO_MEMORY
 from shared.errors import StoreError, StoreFull
 from shared.keys import BATCH, JOB_TTL_S, is_conversation, job_id, worker_key
 from shared.store import TIMEOUT_S, Reply
@@ -191,6 +192,9 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except redis.exceptions.OutOfMemoryError as error:
-        raise StoreFull("Redis is at its maxmemory and refuses writes") from error
+        raise StoreFull(NO_MEMORY) from error
     except (redis.RedisError, OSError) as error:
+        # Of several commands, redis-py says first which one it was.
+        if isinstance(error, redis.ResponseError) and MISCONF in str(error):
+            raise StoreFull(NO_DISK) from error
         raise StoreError(f"Redis does not answer: {error}") from error

@@ -26,6 +26,12 @@ Command = Sequence[Arg]
 
 CONNECT_WITHIN_S = 1.5
 
+MISCONF = "MISCONF"
+"""What a server's refusals begin with that could not write its last snapshot, or its append-only file."""
+
+NO_MEMORY = "Redis is at its maxmemory and refuses writes"
+NO_DISK = "Redis cannot write to its disk and refuses writes"
+
 
 class Connection(asyncio.Protocol):
     """Open it with `connect`. `on_push`, once set, takes every reply that comes; no command awaits one then.
@@ -173,9 +179,9 @@ def as_error(reply: hiredis.ReplyError) -> StoreError:
     """What an error reply means."""
     text = str(reply)
     if text.startswith("OOM"):
-        return StoreFull("Redis is at its maxmemory and refuses writes")
-    if text.startswith("MISCONF"):
-        return StoreFull("Redis cannot write to its disk and refuses writes")
+        return StoreFull(NO_MEMORY)
+    if text.startswith(MISCONF):
+        return StoreFull(NO_DISK)
     return StoreError(text)
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+from deploy.embedded import start_server
 from shared.hold import new_conversation
 from shared.keys import log_key
 from shared.log import LogWriter, read_log
 from shared.store import Store
 from shared.wire import Address, Closed, Entry, Log, ReplyEnd, Token, new_tag
+from tests.raw import Raw
 
 TTL_S = 60.0
 MAX_TURN_BYTES = 8 << 20
@@ -65,6 +70,22 @@ def writer(
         session_key=session_key,
         give_up_s=give_up_s,
     )
+
+
+@contextmanager
+def disk_full(folder: Path) -> Iterator[str]:
+    """The URL of a server that refuses writes, because its last snapshot could not be written."""
+    server = start_server(folder, options={"save": "3600 1"})
+    (folder / "dump.rdb").mkdir()
+    try:
+        with Raw(server.url) as raw:
+            raw.ask("BGSAVE")
+            while b"rdb_last_bgsave_status:err" not in raw.ask("INFO", "persistence"):
+                time.sleep(0.01)
+            yield server.url
+            raw.ask("CONFIG", "SET", "save", "")  # or it would not stop without one
+    finally:
+        server.stop()
 
 
 async def spoil(store: Store, key: str, what: str = "typed by hand") -> None:

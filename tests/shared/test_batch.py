@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from shared.errors import StoreError, StoreFull
 from shared.keys import BATCH, JOB_TTL_S, batch_key, job_id, worker_key
 from tests.conftest import eventually
 from tests.raw import Command, Raw
+from tests.shared.support import disk_full
 
 ID = "0123456789abcdef"
 JOB = job_id(ID, 3)
@@ -185,3 +187,11 @@ def test_errors_are_those_of_the_store(raw: Raw, batch: Batch) -> None:
             batch.enqueue(ID, 1)
     finally:
         raw.ask("CONFIG", "SET", "maxmemory", 0)
+
+
+def test_a_disk_that_takes_no_more_is_no_room(tmp_path: Path) -> None:
+    with disk_full(tmp_path / "redis") as url:
+        batch = Batch(url)
+        with pytest.raises(StoreFull, match="disk"):
+            batch.enqueue(ID, 1)
+        batch.close()

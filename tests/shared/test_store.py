@@ -9,11 +9,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from deploy.embedded import start_server
 from shared.errors import StoreError, StoreFull
 from shared.store import Store
-from tests.conftest import eventually
 from tests.proxy import Proxy
+from tests.shared.support import disk_full
 
 
 async def outcomes(*attempts: Awaitable[object]) -> list[object]:
@@ -147,23 +146,11 @@ async def test_at_maxmemory_a_write_is_refused_in_its_own_way(store: Store) -> N
 
 
 async def test_a_disk_that_takes_no_more_refuses_a_write_in_the_same_way(tmp_path: Path) -> None:
-    folder = tmp_path / "redis"
-    server = start_server(folder, options={"save": "3600 1"})
-    store = Store(server.url)
-    try:
-        (folder / "dump.rdb").mkdir()  # so that no snapshot can be written
-        await store.call("BGSAVE")
-
-        async def failed() -> bool:
-            return b"rdb_last_bgsave_status:err" in await store.call("INFO", "persistence")
-
-        await eventually(failed, "the snapshot fails")
+    with disk_full(tmp_path / "redis") as url:
+        store = Store(url)
         with pytest.raises(StoreFull, match="disk"):
             await store.call("SET", "key", "value")
-        await store.call("CONFIG", "SET", "save", "")  # or it would not stop without one
-    finally:
         await store.close()
-        server.stop()
 
 
 async def test_libraries_are_loaded_where_they_are_missing(store: Store) -> None:
