@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from starlette.types import Message as Event
 from starlette.websockets import WebSocket
 
 from edge.clerk import Clerk
@@ -46,10 +47,13 @@ FINISH_WITHIN_S = 2.0
 """How long the end of a session waits for what is still to be written."""
 
 NORMAL = 1000
+POLICY_VIOLATION = 1008
 INTERNAL_ERROR = 1011
 RESTARTS = 1012
 TRY_AGAIN_LATER = 1013
 TAKEN_OVER = 4001
+
+SILENT = ClientError("deadline", "no resume came in time; connect again", retryable=True)
 
 FROM_THE_START = {Log.TEXT: 1, Log.SPEECH: 1}
 
@@ -66,6 +70,7 @@ GOODBYE = Ending("goodbye", NORMAL)
 GONE = Ending("the socket is gone")
 SUPERSEDED = Ending("resumed on another socket", TAKEN_OVER)
 DRAINED = Ending("the edge stops", RESTARTS)
+NO_RESUME = Ending("it came to resume, and did not", POLICY_VIOLATION)
 NO_ROOM = Ending("a conversation that there is no room for", TRY_AGAIN_LATER)
 BROKEN = Ending("an error of this server", INTERNAL_ERROR)
 
@@ -75,7 +80,10 @@ class _Over(Exception):
 
 
 class Session:
-    """One accepted WebSocket. `run` it once. `admit` is asked before it begins a conversation after all."""
+    """One accepted WebSocket. `run` it once.
+
+    `admit` is given where it came to resume, and is asked before it begins a conversation after all.
+    """
 
     def __init__(
         self,
@@ -94,6 +102,7 @@ class Session:
         self._over = asyncio.get_running_loop().create_future()
         self._tasks: asyncio.TaskGroup
         self._heard_from = False
+        self._resumes_until = asyncio.get_running_loop().time() + services.settings.handshake_s
         self._unsettled = False
         self._leaves = False
         self._token = new_token()
@@ -178,12 +187,24 @@ class Session:
         config = server_config(self._services)
         await self._outlet.send(messages.connection(self.hold.conversation, self._token, config))
         while True:
-            event = await self._socket.receive()
+            try:
+                event = await self._event()
+            except TimeoutError:
+                await self._outlet.send(messages.error(SILENT))
+                return self._end(NO_RESUME)
             read_at = time.monotonic()
             if event["type"] == "websocket.disconnect":
                 return self._end(GOODBYE if event.get("code") == NORMAL else GONE)
             data = event.get("text")
             await self._take(event["bytes"] if data is None else data, read_at)
+
+    async def _event(self) -> Event:
+        """What comes next. Raises `TimeoutError` where that had to be a `resume`, and time is up."""
+        if self._heard_from or self._admit is None:
+            return await self._socket.receive()
+        # Others may wait for its place, which was given to it for that alone.
+        async with asyncio.timeout_at(self._resumes_until):
+            return await self._socket.receive()
 
     async def _take(self, data: str | bytes, read_at: float) -> None:
         message: ClientMessage | None = None

@@ -22,6 +22,7 @@ from tests.edge.world import SECOND, Message, World, running
 
 SHORT = SECOND[:3200]
 OTHER = "0123456789abcdef"
+NOBODYS = json.dumps({"type": "resume", "conversation_id": OTHER, "resume_token": "x" * 43})
 
 
 async def refused(world: World, query: str = "msgpack") -> Message:
@@ -214,6 +215,41 @@ async def test_the_reserve_is_bounded_too(redis_url: str) -> None:
         for _ in range(1 + LEAST_RESERVE):
             await sockets.enter_async_context(world.socket(resumes=True))
         await refused(world, "msgpack&resume=1")
+
+
+@pytest.mark.parametrize("said", ["", "?", NOBODYS], ids=["nothing", "no message", "a resume of nothing"])
+async def test_a_socket_that_came_to_resume_and_does_not_gives_its_place_back(
+    redis_url: str, said: str
+) -> None:
+    async with running(redis_url, Settings(max_conversations=1, handshake_s=0.3)) as world:
+        async with AsyncExitStack() as sockets:
+            for _ in range(1 + LEAST_RESERVE):
+                client = await sockets.enter_async_context(world.socket("json", resumes=True))
+                await client.greet()
+                if said:
+                    await client.socket.send(said)
+            while (error := await client.next())["code"] != "deadline":
+                assert said, error
+            assert error["retryable"]
+            assert await client.closed() == 1008
+            await eventually(lambda: len(world.sessions) == 0, "every place is free")
+
+
+async def test_a_socket_that_came_to_resume_stays_once_it_has_begun(redis_url: str) -> None:
+    async with running(redis_url, Settings(handshake_s=0.3)) as world, world.client() as lost:
+        await lost.speak(SHORT)
+        await world.answer(lost)
+        async with world.socket(resumes=True) as begun, world.socket(resumes=True) as resumed:
+            await begun.greet()
+            await begun.configure()
+            await resumed.greet()
+            await resumed.send("resume", conversation_id=lost.conversation, resume_token=lost.token)
+            await resumed.until("resumed")
+            async with world.socket(resumes=True) as silent:
+                assert await silent.closed() == 1008
+            for client in (begun, resumed):
+                await client.send("ping")
+                await client.until("pong")
 
 
 async def test_turns_that_end_between_two_looks_give_their_slots_back(
