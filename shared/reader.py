@@ -311,7 +311,7 @@ class Cursor:
                 if not found or found[0].address.turn > turn:
                     return found
                 self._held, self._held_entry = Address(turn + 1, -1), None
-                return await read_log(self._store, self.key, self._held, count=PAGE_ENTRIES)
+                return await self._page(self._held)
             if found and found[0].address == held.address:
                 raise StoryForked(f"{self.key}: another writer stands at {held.address}", turn)
             if found and await self._is_trimmed(held):
