@@ -30,6 +30,8 @@ from shared.work import offer
 
 log = logging.getLogger(__name__)
 
+ANSWER = (Log.SPEECH, Log.TEXT)
+
 DEADLINE_S = 30.0
 """How long nothing may come of a turn before it is given up."""
 
@@ -64,6 +66,8 @@ class Director:
         self._closing_audio: asyncio.Future[None] | None = None
         self._closings: deque[tuple[int, Job]] = deque(maxlen=KEPT_CLOSINGS)
         self._healed_at = 0.0
+        self._behind: deque[tuple[int, Closed]] = deque()
+        """Turns that ended while they waited behind an answer: to close them now would end that too."""
         self._untold: dict[int, tuple[float, Closed]] = {}
         """Closed turns, and when their client is told so if it has not been by then."""
 
@@ -83,12 +87,14 @@ class Director:
         for effect in effects:
             match effect:
                 case Offer(turn=turn):
+                    self._close_what_waited()
                     # It may have waited for long behind another answer; its own time begins now.
                     self._dialogue.notes(turn).moved_at = time.monotonic()
                     self._add_offer(turn)
                 case Close():
                     self._close(effect, failure)
         if effects:
+            self._close_what_waited()
             self.downlink.rest()
 
     def utterance_ended(self, turn: int) -> None:
@@ -168,21 +174,33 @@ class Director:
             message=failed.message if failed else None,
             retryable=failed.retryable if failed else None,
         )
-        logs = (Log.TEXT, *((Log.AUDIO,) if effect.utterance_too else ()))
         # Whoever waits to offer this turn must not: nothing of it will be answered.
         self._dialogue.notes(effect.turn).opened.set()
-        # The next turn could not begin in logs in which this one is open.
-        seen = {each: self.downlink.read(effect.turn, each) for each in (Log.SPEECH, *logs)}
-        writing = partial(self._write_closing, effect.turn, closed, logs, seen)
-        self._closings.append((effect.turn, writing))
-        done = self._clerk.add(f"closing of turn {effect.turn}", writing, insist=True)
+        oldest = self._dialogue.conversation.oldest
+        waits = oldest is not None and oldest < effect.turn
+        if waits:
+            self._behind.append((effect.turn, closed))
+        logs = (*(() if waits else ANSWER), *((Log.AUDIO,) if effect.utterance_too else ()))
+        done = self._add_closing(effect.turn, closed, logs)
         if effect.utterance_too:
             self._closing_audio = done
-        if effect.reason == "failed":
+        if effect.reason == "failed" or waits:
             # Told even if Redis is gone.
             self._expect(effect.turn, closed, TELL_WITHIN_S if self._services.room.reachable else 0.0)
         elif effect.reason != "heard":
             done.add_done_callback(lambda _: self._expect(effect.turn, closed, TELL_WITHIN_S))
+
+    def _close_what_waited(self) -> None:
+        oldest = self._dialogue.conversation.oldest
+        while self._behind and (oldest is None or oldest > self._behind[0][0]):
+            self._add_closing(*self._behind.popleft(), ANSWER)
+
+    def _add_closing(self, turn: int, closed: Closed, logs: Sequence[Log]) -> asyncio.Future[None]:
+        # The next turn could not begin in logs in which this one is open.
+        seen = {each: self.downlink.read(turn, each) for each in logs}
+        writing = partial(self._write_closing, turn, closed, seen)
+        self._closings.append((turn, writing))
+        return self._clerk.add(f"closing of turn {turn}", writing, insist=True)
 
     def _expect(self, turn: int, closed: Closed, within_s: float) -> None:
         """Let the logs bring the closing back; they cannot if Redis lost what came before it there."""
@@ -194,14 +212,15 @@ class Director:
         if await self._hold.begin(self._dialogue.token, settings, turn) is Standing.LOST:
             self._keeping.lost()
 
-    async def _write_closing(
-        self, turn: int, closed: Closed, logs: Sequence[Log], seen: Mapping[Log, int]
-    ) -> None:
-        """Close the turn in `speech`, then in `logs`, so that its closing in `text` can say where that is."""
-        (place,) = await self.write_closed(turn, closed, (Log.SPEECH,), seen)
-        if place is not None:
-            closed = replace(closed, speech_seq=place.seq)
-        await self.write_closed(turn, closed, logs, seen)
+    async def _write_closing(self, turn: int, closed: Closed, seen: Mapping[Log, int]) -> None:
+        """Close the turn in `speech`, then elsewhere, so that its closing in `text` can say where that is."""
+        others = [each for each in seen if each is not Log.SPEECH]
+        if Log.SPEECH in seen:
+            (place,) = await self.write_closed(turn, closed, (Log.SPEECH,), seen)
+            if place is not None:
+                closed = replace(closed, speech_seq=place.seq)
+        if others:
+            await self.write_closed(turn, closed, others, seen)
 
     async def write_closed(
         self, turn: int, closed: Closed, logs: Sequence[Log], seen: Mapping[Log, int] | None = None

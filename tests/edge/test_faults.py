@@ -366,6 +366,29 @@ async def test_an_answer_that_is_cut_off_where_redis_forgot_its_end_ends_once(
     assert len(endings) == 1
 
 
+async def test_an_utterance_that_fails_while_it_waits_behind_an_answer_does_not_end_that(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.director.TELL_WITHIN_S", 0.2)
+    async with world.client(interrupt=False) as client:
+        await client.speak(SHORT)
+        answer = await world.answer(client)
+        await answer.say("Hello!")
+        await client.until("sequential_audio")
+        await client.speak(SHORT, ends=False)
+        await client.until("speech_started")
+        await world.close(client, Closed("superseded"), Log.AUDIO, turn=2)
+        await client.speak(SHORT, ends=False)
+        assert (await client.until("audio_interrupted", "error"))["turn"] == 2
+        await answer.say("Here I am.")
+        await answer.end()
+        done = await client.until("chunked_streaming_complete", "audio_interrupted", "error")
+        assert (done["turn"], done.get("response_text")) == (1, "Hello!Here I am.")
+        await next_turn_works(world, client, 3)
+        assert await world.log(client, Log.TEXT, 2)
+    assert [m["turn"] for m in client.received if m["type"] in ("audio_interrupted", "error")] == [2]
+
+
 async def test_meta_that_redis_forgot_is_written_again(world: World) -> None:
     async with world.client(voice="bruno") as client:
         await eventually(partial(world.exists, meta_key(client.conversation)), "the meta hash")
