@@ -17,7 +17,7 @@ from typing import Any
 from deploy.cli.entries import entry_of
 from deploy.cli.timeline import Row, Summary, details, merged, rows, summaries
 from shared import settings
-from shared.errors import StoryForked
+from shared.errors import EntryGarbled, StoryForked
 from shared.keys import is_conversation, log_key
 from shared.reader import Cursor, Reader
 from shared.settings import Settings
@@ -100,7 +100,7 @@ def _complain(arguments: argparse.Namespace) -> None:
 
 
 async def _follow(store: Store, conversation: str, turn: int | None, logs: Logs, printer: _Printer) -> None:
-    """Print what is written from now on, for ever. Raises `StoryForked`."""
+    """Print what is written from now on, for ever. Raises `StoryForked` and `EntryGarbled`."""
     reader = Reader(store)
     arriving: asyncio.Queue[tuple[Log, Entry]] = asyncio.Queue()
     try:
@@ -112,9 +112,9 @@ async def _follow(store: Store, conversation: str, turn: int | None, logs: Logs,
                 tasks.create_task(_forward(log, cursor, turn, arriving))
             while True:
                 printer.show(_sorted([await arriving.get(), *await _rest(arriving)]))
-    except* StoryForked as group:
-        forked = group.exceptions[0]
-    raise forked
+    except* (EntryGarbled, StoryForked) as group:
+        ended = group.exceptions[0]
+    raise ended
 
 
 async def _forward(

@@ -13,6 +13,7 @@ from shared.log import LogWriter
 from shared.store import Store
 from shared.wire import Chunk, Log, Open, Payload, ReplyEnd, Semantic, Token, UtteranceEnd, new_tag
 from tests.conftest import WITHIN_S
+from tests.shared.support import spoil
 
 ID = "4f1c9a0be27d6358"
 
@@ -144,6 +145,27 @@ async def test_a_living_conversation_can_be_followed(store: Store) -> None:
             following.kill()
         await following.communicate()
     assert [line.split()[2] for line in written.decode().splitlines()] == ["2-0", "2-1", "2-2", "2-3"] * 2
+
+
+async def test_an_entry_that_cannot_be_read_ends_the_following_in_one_line(store: Store) -> None:
+    await write_a_turn(store)
+    words = ("-m", "deploy.cli", "inspect", ID, "--follow")
+    following = await asyncio.create_subprocess_exec(
+        sys.executable, *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    assert following.stdout is not None
+    try:
+        async with asyncio.timeout(WITHIN_S):
+            await following.stdout.readuntil(b"stop, 2 tokens, 1 chunks\n")
+            await spoil(store, log_key(ID, Log.TEXT))
+            _, err = await following.communicate()
+    finally:
+        if following.returncode is None:
+            following.kill()
+            await following.communicate()
+    assert following.returncode == 1
+    assert err.startswith(b"parley: text: 1-4 cannot be read")
+    assert err.count(b"\n") == 1
 
 
 async def test_a_story_that_was_lost_while_it_was_followed_is_one_line(store: Store) -> None:
