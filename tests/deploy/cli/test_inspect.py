@@ -178,8 +178,8 @@ async def test_a_story_that_was_lost_while_it_was_followed_is_one_line(store: St
     try:
         async with asyncio.timeout(WITHIN_S):
             await following.stdout.readuntil(b"stop, 2 tokens, 1 chunks\n")
-            await write_a_turn(store, 2)
-            await following.stdout.readuntil(b"stop, 2 tokens, 1 chunks\n")
+            await write(store, Log.TEXT, Token("Hello"), Token("!"), turn=2)
+            await following.stdout.readuntil(b"'!'")
             await store.call("DEL", *(log_key(ID, log) for log in Log))
             await write_a_turn(store, 2)
             _, err = await following.communicate()
