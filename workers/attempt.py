@@ -228,8 +228,11 @@ class Attempts:
     async def _fail(self, turn: Turn, message: str, *, retryable: bool) -> None:
         log.error("the turn failed: %s", message)
         closed = Closed("failed", code="engine_failed", message=message, retryable=retryable)
-        # First its own log, and only as its owner: a writer that lost the turn may not fail it for another.
-        await turn.close(closed, self._part.output, owner=True)
+        try:
+            # First its own log, and only as its owner: who lost the turn may not fail it for another.
+            await turn.close(closed, self._part.output, owner=True)
+        except TurnTaken:
+            return log.info("another has the turn now")
         await turn.close(closed, *self._part.others)
         # Asked again when a reply was lost, this leaves two letters: better than none.
         await persist(lambda: self._hold.bury(self._part.role, message))

@@ -7,11 +7,11 @@ from contextlib import suppress
 
 import pytest
 
-from shared.errors import StoreError, StoreFull
+from shared.errors import EngineError, StoreError, StoreFull
 from shared.keys import GROUP, Role, log_key, work_key
 from shared.log import close_turn
 from shared.store import Store
-from shared.wire import Address, Closed, Log, Take, Token
+from shared.wire import Address, Closed, Log, Take, Token, new_tag
 from shared.work import LOOKS
 from tests.conftest import eventually
 from tests.shared.support import calls, forget_from
@@ -194,3 +194,16 @@ async def test_work_whose_end_redis_forgot_is_given_to_nobody_while_its_writer_k
             await eventually(looked_again, "the other looks for what has lapsed")
             (pending,) = await store.call("XPENDING", stream, GROUP, "-", "+", 10)
             assert pending[1] == b"first"
+
+
+async def test_a_turn_that_fails_where_another_has_its_log_by_now_is_left_to_that(
+    store: Store, desk: Desk, running: Running
+) -> None:
+    async def fail(turn: Turn) -> None:
+        await desk.writer(Log.TEXT, 1, new_tag()).take("retry")
+        raise EngineError("no such voice", retryable=False)
+
+    async with running(Replies(fail)):
+        await desk.ask(1, None, Role.REPLY)
+        await eventually(lambda: nothing_is_pending(store), "the work is done")
+    assert [entry.payload.kind for entry in await desk.read(Log.TEXT, 1)] == ["take", "take"]
