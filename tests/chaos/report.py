@@ -13,7 +13,7 @@ from tests.chaos.history import History, Received, Sent, Struck
 from tests.chaos.turns import ANSWER, ends
 
 AFTER_S = 5.0
-"""How long after a fault a pause is put down to it."""
+"""How long after a fault a pause may begin that is put down to it."""
 
 
 COLUMNS = {
@@ -37,7 +37,8 @@ class _Row:
 def table(history: History, violations: Sequence[Violation]) -> str:
     """A row for each fault: how often and where it hit, the longest pause of an answer, what became of turns.
 
-    What came of a turn is put down to the last fault before its end.
+    What came of a turn is put down to the last fault before its end. A pause is put down to the fault that is
+    there when it begins, else to the first that strikes in it, else to the last one before it.
     """
     rows: defaultdict[str, _Row] = defaultdict(_Row)
     windows = list(_windows(history))
@@ -46,9 +47,9 @@ def table(history: History, violations: Sequence[Violation]) -> str:
         row.times += 1
         row.stages[struck.place.partition(":")[0]] += 1
     for begun_s, ended_s in _pauses(history):
-        for struck, over_s in windows:
-            if begun_s <= over_s and struck.at_s <= ended_s:
-                rows[struck.fault].pause_s = max(rows[struck.fault].pause_s, ended_s - begun_s)
+        fault = _at_fault(windows, begun_s, ended_s)
+        if fault is not None:
+            rows[fault].pause_s = max(rows[fault].pause_s, ended_s - begun_s)
     ended: dict[tuple[str, int], float] = {}
     for message in history.of(Received):
         ended[message.conversation, message.turn] = message.at_s
@@ -72,6 +73,14 @@ def _line(name: str, row: _Row) -> str:
     return f"{name} {row.times:5} {row.pause_s:12.2f} s {counts} {row.errors:6}  {stages}"
 
 
+def _at_fault(windows: Sequence[tuple[Struck, float]], begun_s: float, ended_s: float) -> str | None:
+    """The fault that a pause is put down to."""
+    there = [struck for struck, over_s in windows if struck.at_s <= begun_s < over_s]
+    within = [struck for struck, _ in windows if begun_s < struck.at_s <= ended_s]
+    before = [struck for struck, over_s in windows if over_s <= begun_s < over_s + AFTER_S]
+    return next((struck.fault for struck in (*there, *within, *reversed(before))), None)
+
+
 def _before(windows: Sequence[tuple[Struck, float]], at_s: float) -> str:
     """The last fault that struck before."""
     return next((struck.fault for struck, _ in reversed(windows) if struck.at_s <= at_s), "(none)")
@@ -91,12 +100,13 @@ def verdicts(history: History, violations: Sequence[Violation], deaths: Sequence
 
 
 def _windows(history: History) -> Iterator[tuple[Struck, float]]:
+    """Each fault, and when it was over."""
     open_: dict[str, Struck] = {}
     for struck in history.of(Struck):
         if not struck.over:
             open_[struck.fault] = struck
         elif struck.fault in open_:
-            yield open_.pop(struck.fault), struck.at_s + AFTER_S
+            yield open_.pop(struck.fault), struck.at_s
 
 
 def _pauses(history: History) -> Iterator[tuple[float, float]]:
