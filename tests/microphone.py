@@ -168,7 +168,7 @@ class Microphone:
         """Go on at another edge, say again what it has not; its `resumed`."""
         self._reading.cancel()
         token, conversation = self._token, self.conversation
-        socket = await _dial(url)
+        socket = await _dial(url, resumes=True)
         count = len(self.all("connection"))
         self._socket, self._reading = socket, asyncio.create_task(self._read(socket))
         await self.until(lambda: len(self.all("connection")) > count, "another connection")
@@ -199,8 +199,9 @@ class Microphone:
         await asyncio.wait([self._reading])
 
 
-async def _dial(url: str) -> ClientConnection:
-    return await connect(f"{url}?encoding=msgpack", proxy=None, compression=None, max_size=None)
+async def _dial(url: str, *, resumes: bool = False) -> ClientConnection:
+    query = "encoding=msgpack" + ("&resume=1" if resumes else "")
+    return await connect(f"{url}?{query}", proxy=None, compression=None, max_size=None)
 
 
 @asynccontextmanager
