@@ -61,9 +61,9 @@ async def lose_a_reply(world: World) -> None:
 
 
 async def destroy_the_groups(world: World) -> None:
-    """Every claim is gone in mid-answer."""
+    """Every claim is gone in mid-answer, and who had this one dies: it can only be found in the stream."""
     async with answering(world, 4) as place, outages.groups_destroyed(world, place):
-        pass
+        world.kill(world.at(place, "llm"))
 
 
 async def forget_the_tail(world: World) -> None:
