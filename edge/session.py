@@ -21,7 +21,7 @@ from starlette.websockets import WebSocket
 
 from edge.clerk import Clerk
 from edge.configuration import Configuration
-from edge.conversation import Conversation, State
+from edge.conversation import Close, Conversation, State
 from edge.dialogue import Dialogue
 from edge.director import Director
 from edge.downlink import NOWHERE, Downlink
@@ -335,8 +335,10 @@ class Session:
     async def _finish_what_was_begun(self, found: Survey) -> None:
         """Do what a predecessor may have left half done, once it is known what the client has of it."""
         await self._downlink.caught_up(found.tails)
-        conversation = self._dialogue.conversation
-        self._director.carry_out(conversation.resumed(interrupt=self._dialogue.configuration.interrupt))
+        effects = self._dialogue.conversation.resumed(interrupt=self._dialogue.configuration.interrupt)
+        # The client was told, or is by now, that these began: so it waits for their ends.
+        effects += [Close(turn, "abandoned") for turn in found.unwritten]
+        self._director.carry_out(effects)
 
     # ---- parts and ends
 

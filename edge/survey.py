@@ -26,7 +26,8 @@ BELIEVED_TURNS = 4
 class Survey:
     """Where a conversation stands. `last_turn`: the newest that there has ever been, as far as anybody knows;
     its number is not to be used again. `living`: the unsettled turns in order, each with `utterance open`;
-    `replayed`: those before them that are told to their end.
+    `replayed`: those before them that are told to their end; `unwritten`: those behind them that began though
+    nothing of them stands in the logs.
 
     `follow`: from the start of which turn each log must be folded, so that what a client with `held` has not
     got is told with the right numbers. `tails`: up to where `text` and `speech` stood. `cut`: turns that were
@@ -38,6 +39,7 @@ class Survey:
     input_samples: int
     living: tuple[tuple[int, bool], ...]
     replayed: tuple[int, ...]
+    unwritten: tuple[int, ...]
     follow: dict[Log, int]
     tails: dict[Log, Address]
     cut: frozenset[int]
@@ -79,6 +81,7 @@ async def survey(store: Store, conversation: str, held: dict[Log, Address], note
         replayed=tuple(
             turn for turn, closed in closings.items() if ended < turn < oldest and closed.reason == "heard"
         ),
+        unwritten=tuple(range(max(written, ended) + 1, last_turn + 1)),
         follow={Log.TEXT: text_from, Log.SPEECH: speech_from},
         tails={log: entry.address for log, entry in tails.items() if entry and log is not Log.AUDIO},
         cut=frozenset(turn for turn, closed in closings.items() if closed.reason != "heard"),

@@ -12,6 +12,7 @@ from shared.settings import Settings
 from shared.wire import Chunk, Closed, Log, Take, UtteranceEnd
 from tests.conftest import eventually
 from tests.edge.world import SECOND, Answer, Client, Message, World, kinds, running
+from tests.story import ENDINGS
 
 SHORT = SECOND[:3200]
 
@@ -223,6 +224,34 @@ async def test_a_barge_in_that_the_edge_did_not_live_to_finish_is_finished(world
             await client.send("end_of_utterance")
             assert (await client.until("speech_stopped"))["turn"] == 2
     assert "sequential_audio" not in kinds(client.received)
+
+
+@pytest.mark.parametrize("answered", [True, False], ids=["behind an answer", "behind nothing"])
+async def test_a_turn_that_began_and_of_which_nothing_was_written_ends(world: World, answered: bool) -> None:
+    async with world.client(pacing="none") as lost:
+        await lost.speak(SHORT)
+        answer = await world.answer(lost)
+        if answered:
+            await answer.end()
+            await lost.until("chunked_streaming_complete")
+        lost.socket.transport.abort()
+        await eventually(partial(world.gone, session_key(lost.conversation)), "the session is over")
+        # Its edge died, or lost the conversation, between the two.
+        await world.store.call("HSET", meta_key(lost.conversation), "turn", 2)
+        async with resuming(world, lost, after=addresses(lost.received)) as client:
+            assert client.received[-1]["turn"] == 2
+            if not answered:
+                await answer.say("Hello!")
+                await answer.end()
+            cut = await client.until("audio_interrupted")
+            assert (cut["turn"], cut["reason"]) == (2, "abandoned")
+            await client.speak(SHORT)
+            await (await world.answer(client, 3)).end()
+            done = await client.until("chunked_streaming_complete")
+            while done["turn"] < 3:
+                done = await client.until("chunked_streaming_complete")
+    endings = [m["turn"] for m in lost.received + client.received if m["type"] in ENDINGS]
+    assert sorted(endings) == [1, 2, 3]
 
 
 async def test_who_comes_back_after_an_interruption_is_told_so_and_no_frame_of_it(world: World) -> None:
