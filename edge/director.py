@@ -271,12 +271,19 @@ class Director:
             await offer(self._services.store, Role, self._dialogue.id, turn)
 
     async def _trim(self, turn: int) -> None:
-        """Drop turns that are no longer needed, now that this one begins. Raises `StoreError`."""
+        """Drop turns that are not needed any more, now that this one begins. Raises as `write_closed`."""
         audio_s = self._services.settings.history_audio_s
         first_turns = self._dialogue.retention.first_turns(turn, audio_s)
+        session = session_key(self._dialogue.id)
         await asyncio.gather(
             *(
-                trim_log(self._services.store, log_key(self._dialogue.id, log_), first)
+                trim_log(
+                    self._services.store,
+                    log_key(self._dialogue.id, log_),
+                    first,
+                    self._hold.tag,
+                    session_key=session,
+                )
                 for log_, first in first_turns.items()
                 if first > 1
             )

@@ -5,7 +5,7 @@ The turn-addressed log. An entry's id is <turn>-<seq>: turns from 1, seq contigu
 
   key                               what
   KEYS[1]  conv:{id}:<log>          the stream; also the channel on which each entry is pushed
-  KEYS[2]  conv:{id}:session        append and close by an edge only: no other session's tag may stand there
+  KEYS[2]  conv:{id}:session        for an edge, but not in take: no other session's tag may stand there
 
   every entry begins with           w <writer's tag>  kind <kind>  at <Unix us>  sum <bytes of the turn so far>
 
@@ -246,7 +246,16 @@ local function close(keys, argv)
   return { 'OK', seq }
 end
 
+-- trim  log [session] | turn writer      drops the turns before `turn`; TAKEN if the session is another writer's
+local function trim(keys, argv)
+  if is_stale(keys[2], argv[2]) then
+    return { 'TAKEN', 0 }
+  end
+  return { 'OK', redis.call('XTRIM', keys[1], 'MINID', argv[1] .. '-0') }
+end
+
 redis.register_function('parley_append_2', append)
 redis.register_function('parley_take_2', take)
 -- What ends a turn must work at maxmemory too, or nothing could ever be freed.
 redis.register_function { function_name = 'parley_close_2', callback = close, flags = { 'allow-oom' } }
+redis.register_function { function_name = 'parley_trim_2', callback = trim, flags = { 'allow-oom' } }

@@ -267,9 +267,15 @@ async def tail(store: Store, key: str) -> Entry | None:
     return Entry.from_fields(log_of(key), *found[0]) if found else None
 
 
-async def trim_log(store: Store, key: str, first_turn: int) -> None:
-    """Drop the turns before `first_turn`, exactly those."""
-    await store.call("XTRIM", key, "MINID", f"{first_turn}-0")
+async def trim_log(
+    store: Store, key: str, first_turn: int, tag: str = "", *, session_key: str | None = None
+) -> None:
+    """Drop the turns before `first_turn`, exactly those.
+
+    Raises `TurnTaken` when `session_key` holds another session's tag: that may count on what it has found.
+    """
+    keys = (key,) if session_key is None else (key, session_key)
+    _judged(await store.function("parley_trim_2", keys, first_turn, tag), key)
 
 
 async def insist(

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from typing import Any
 
 import pytest
 
+from edge.survey import Survey, survey
 from shared.keys import Role, meta_key, session_key
+from shared.log import trim_log
 from shared.settings import Settings
 from shared.wire import Chunk, Closed, Log, Take, UtteranceEnd
 from tests.conftest import eventually
@@ -252,6 +256,41 @@ async def test_a_turn_that_began_and_of_which_nothing_was_written_ends(world: Wo
                 done = await client.until("chunked_streaming_complete")
     endings = [m["turn"] for m in lost.received + client.received if m["type"] in ENDINGS]
     assert sorted(endings) == [1, 2, 3]
+
+
+async def test_what_a_session_finds_is_trimmed_by_none_before_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trims, surveyed, trimmed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def trim_later(*args: Any, **named: Any) -> None:
+        trims.set()
+        await surveyed.wait()
+        try:
+            await trim_log(*args, **named)
+        finally:
+            trimmed.set()
+
+    async def survey_first(*args: Any) -> Survey:
+        found = await survey(*args)
+        surveyed.set()
+        await trimmed.wait()
+        return found
+
+    async with world.client(pacing="none") as lost:
+        for turn in (1, 2):
+            await lost.speak(SHORT)
+            await world.answer(lost, turn)
+            await lost.send("user_interrupt")
+            await lost.until("audio_interrupted")
+        monkeypatch.setattr("edge.director.trim_log", trim_later)
+        monkeypatch.setattr("edge.session.survey", survey_first)
+        await lost.speak(SHORT)
+        await trims.wait()
+        async with resuming(world, lost, after={}) as client:
+            await (await world.answer(client, 3)).end()
+            await client.until("chunked_streaming_complete")
+    assert [m["turn"] for m in client.received if m["type"] == "audio_interrupted"] == [1, 2]
 
 
 async def test_who_comes_back_after_an_interruption_is_told_so_and_no_frame_of_it(world: World) -> None:

@@ -199,3 +199,16 @@ async def test_trimming_drops_exactly_the_older_turns(store: Store) -> None:
     entries = await standing(store, key)
     assert entries[0].address == Address(4, 0) and len(entries) == 2 * 151
     assert await writer(store, key, 6).append(*tokens(0, 1)) == Address(6, 0)
+
+
+async def test_a_session_that_was_followed_by_another_trims_nothing(store: Store) -> None:
+    key, session = new_log(), session_key(new_conversation())
+    for turn in (1, 2):
+        await writer(store, key, turn).append(*tokens(0, 1), END)
+    older, newer = new_tag(), new_tag()
+    await store.call("SET", session, newer)
+    with pytest.raises(TurnTaken):
+        await trim_log(store, key, 2, older, session_key=session)
+    assert len(await standing(store, key)) == 4
+    await trim_log(store, key, 2, newer, session_key=session)
+    assert len(await standing(store, key)) == 2

@@ -48,7 +48,9 @@ def mutant(rule: str) -> str:
     (source,) = (each for each in libraries() if "parley_log_2" in each)
     before, after, _ = WITHOUT[rule]
     assert before in source, f"the library has changed: {before!r} is not in it"
-    return re.sub(r"parley_(log|append|take|close)_2", r"parley_\1_mutant", source.replace(before, after))
+    return re.sub(
+        r"parley_(log|append|take|close|trim)_2", r"parley_\1_mutant", source.replace(before, after)
+    )
 
 
 @pytest.mark.timeout(60 + SCHEDULES // 20)
