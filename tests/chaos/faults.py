@@ -66,12 +66,14 @@ async def drained(world: World, place: Place | None, role: str) -> AsyncIterator
 
 
 @asynccontextmanager
-async def stopped(world: World, place: Place | None, role: str) -> AsyncIterator[None]:
-    """SIGSTOP, and SIGCONT: it does not know that it was away."""
-    process = world.at(place, role)
-    process.signal(signal.SIGSTOP)
+async def stopped(world: World, place: Place | None, *roles: str) -> AsyncIterator[None]:
+    """SIGSTOP, and SIGCONT: whoever has the turn does not know that it was away."""
+    processes = [world.at(place, role) for role in roles]
+    for process in processes:
+        process.signal(signal.SIGSTOP)
     yield
-    process.signal(signal.SIGCONT)
+    for process in processes:
+        process.signal(signal.SIGCONT)
 
 
 @asynccontextmanager
@@ -161,6 +163,8 @@ FAULTS: dict[str, Fault] = {
             Fault(f"stop-{role}", _of(stopped, role), WHERE[role], hold_s=3 * lease_s)
             for role, lease_s in LEASES_S.items()
         ),
+        Fault("stop-llm-tts", _of(stopped, "llm", "tts"), ANSWERING, hold_s=3 * LEASE_S),
+        Fault("stop-edge-llm", _of(stopped, "edge", "llm"), WHERE["llm"], hold_s=3 * SESSION_LEASE_S),
         *(Fault(f"drain-{role}", _of(drained, role), WHERE[role]) for role in ROLES),
         Fault("kill-redis", outages.killed),
         Fault("kill-redis-busy-disk", outages.killed_on_a_busy_disk),
