@@ -199,7 +199,8 @@ class Director:
         # The next turn could not begin in logs in which this one is open.
         seen = {each: self.downlink.read(turn, each) for each in logs}
         writing = partial(self._write_closing, turn, closed, seen)
-        self._closings.append((turn, writing))
+        if logs:
+            self._closings.append((turn, writing))
         return self._clerk.add(f"closing of turn {turn}", writing, insist=True)
 
     def _expect(self, turn: int, closed: Closed, within_s: float) -> None:

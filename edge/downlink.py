@@ -185,12 +185,16 @@ class Downlink:
         effects = self._dialogue.conversation.broken(turn, "failed")
         if effects:  # Of a turn that was closed meanwhile, whoever closed it sees to it that this is told.
             self._carry_out(effects, FORKED)
-            await self.end(turn, Closed("failed", code=FORKED.code, message=str(FORKED), retryable=True))
+            await self._fail(turn, FORKED)
 
     async def _garbled(self, turn: int) -> None:
         self._carry_out(self._dialogue.conversation.broken(turn, "failed"), GARBLED)
         # A turn that was closed already too: what tells of that may stand behind what cannot be read.
-        await self.end(turn, Closed("failed", code=GARBLED.code, message=str(GARBLED), retryable=True))
+        await self._fail(turn, GARBLED)
+
+    async def _fail(self, turn: int, error: ClientError) -> None:
+        closed = Closed("failed", code=error.code, message=error.message, retryable=error.retryable)
+        await self.end(turn, closed)
 
     async def _tell(self, line: Line) -> None:
         batch = self._dialogue.notes(line.turn).batch

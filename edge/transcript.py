@@ -164,6 +164,11 @@ class _Story:
     completed: bool = False
     ended: bool = False
 
+    def end(self) -> None:
+        """Its last line is told, and no frame any more that waits for its text."""
+        self.ended = True
+        self.early.clear()
+
 
 class Transcript:
     """The fold over one conversation's `text` and `speech`.
@@ -203,9 +208,7 @@ class Transcript:
         """The last line of a turn whose closing no log has brought; `None` if it has ended, or was told."""
         if self.has_ended(turn) or turn <= self._told_turn:
             return None
-        story = self._stories[turn]
-        story.ended = True
-        story.early.clear()
+        self._stories[turn].end()
         return _ending(turn, None, Log.SPEECH, closed, held=False)
 
     def cut_off(self, turn: int) -> Interrupted | None:
@@ -318,22 +321,21 @@ class Transcript:
             return
         whole = story.reply_end if log is Log.TEXT else story.speech_end
         after_the_end = closed.reason == "heard" or (closed.reason in AFTER_THE_END and whole is not None)
-        if log is Log.TEXT and turn < self._speech_from:
-            end = place_of_ending(turn, closed)
-            held = end <= self._held[Log.SPEECH] or (held and closed.reason == "failed")
-        if closed.reason != "failed" and log is Log.TEXT and turn >= self._speech_from:
+        failed = closed.reason == "failed"
+        trimmed = log is Log.TEXT and turn < self._speech_from
+        if log is Log.TEXT and not (failed or trimmed):
             if not after_the_end:
                 yield Broken(turn, address, held, closed.reason)
             return
         place = address
-        if closed.reason != "failed" and log is Log.TEXT:
-            place = Address(turn, closed.speech_seq or 0)
+        if trimmed:
+            held = place_of_ending(turn, closed) <= self._held[Log.SPEECH] or (held and failed)
+            place = address if failed else Address(turn, closed.speech_seq or 0)
         line = _ending(turn, place, log, closed, held=held)
         if isinstance(line, Interrupted) and log is Log.SPEECH and after_the_end and turn not in self._cut:
             story.closing = line
             return
-        story.ended = True
-        story.early.clear()
+        story.end()
         yield line
 
     def _told(self, story: _Story, line: Line) -> list[Line]:

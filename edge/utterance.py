@@ -155,23 +155,21 @@ class Utterance:
         """What Redis has forgotten of what was said, in order. Raises as `append` does."""
         for earlier in self._earlier:
             try:
-                await earlier.confirm()
+                with suppress(TurnBusy, TurnClosed):
+                    await earlier.confirm()
             except TurnTaken:
                 if await self._is_lost():
                     raise
-            except (TurnBusy, TurnClosed):
-                continue
         if self._writer is not None:
             await self._writer.confirm()
 
     async def _is_lost(self) -> bool:
         """Whether it is another session that has written into the log."""
         try:
-            await tail(self._services.store, log_key(self._dialogue.id, Log.AUDIO))
+            with suppress(StoreError):  # The keeper finds it out as well.
+                await tail(self._services.store, log_key(self._dialogue.id, Log.AUDIO))
         except EntryGarbled:
             return False
-        except StoreError:
-            return True  # Which the keeper finds out as well.
         return True
 
     def _withdraw(self, turn: int) -> None:
