@@ -4,6 +4,9 @@ import asyncio
 import json
 import signal
 import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -16,6 +19,7 @@ from tests.conftest import WITHIN_S
 from tests.shared.support import spoil
 
 ID = "4f1c9a0be27d6358"
+THE_END = b"stop, 2 tokens, 1 chunks\n"
 
 
 async def write(store: Store, log: Log, *payloads: Payload, turn: int = 1) -> None:
@@ -43,6 +47,22 @@ async def write_a_turn(store: Store, turn: int = 1) -> None:
 async def inspect(*words: str) -> int:
     """`parley inspect`, in a thread: it has an event loop of its own."""
     return await asyncio.to_thread(main, ["inspect", *words])
+
+
+@asynccontextmanager
+async def following(*options: str) -> AsyncIterator[tuple[Process, asyncio.StreamReader]]:
+    """`parley inspect --follow` as a process, and what it prints, once it has shown a turn to its end."""
+    words = ("-m", "deploy.cli", "inspect", ID, "--follow", *options)
+    process = await asyncio.create_subprocess_exec(sys.executable, *words, stdout=PIPE, stderr=PIPE)
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(WITHIN_S):
+            await process.stdout.readuntil(THE_END)
+            yield process, process.stdout
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
 
 
 @pytest.fixture(autouse=True)
@@ -130,63 +150,32 @@ async def test_a_redis_that_is_not_there_is_one_line(
 
 async def test_a_living_conversation_can_be_followed(store: Store) -> None:
     await write_a_turn(store)
-    words = ("-m", "deploy.cli", "inspect", ID, "--follow", "--all")
-    following = await asyncio.create_subprocess_exec(sys.executable, *words, stdout=asyncio.subprocess.PIPE)
-    assert following.stdout is not None
-    try:
-        async with asyncio.timeout(WITHIN_S):
-            await following.stdout.readuntil(b"stop, 2 tokens, 1 chunks\n")
-            await write_a_turn(store, 2)
-            written = await following.stdout.readuntil(b"stop, 2 tokens, 1 chunks\n")
-            following.send_signal(signal.SIGINT)
-            assert await following.wait() == 130
-    finally:
-        if following.returncode is None:
-            following.kill()
-        await following.communicate()
+    async with following("--all") as (process, printed):
+        await write_a_turn(store, 2)
+        written = await printed.readuntil(THE_END)
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 130
     assert [line.split()[2] for line in written.decode().splitlines()] == ["2-0", "2-1", "2-2", "2-3"] * 2
 
 
 async def test_an_entry_that_cannot_be_read_ends_the_following_in_one_line(store: Store) -> None:
     await write_a_turn(store)
-    words = ("-m", "deploy.cli", "inspect", ID, "--follow")
-    following = await asyncio.create_subprocess_exec(
-        sys.executable, *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    assert following.stdout is not None
-    try:
-        async with asyncio.timeout(WITHIN_S):
-            await following.stdout.readuntil(b"stop, 2 tokens, 1 chunks\n")
-            await spoil(store, log_key(ID, Log.TEXT))
-            _, err = await following.communicate()
-    finally:
-        if following.returncode is None:
-            following.kill()
-            await following.communicate()
-    assert following.returncode == 1
+    async with following() as (process, _):
+        await spoil(store, log_key(ID, Log.TEXT))
+        _, err = await process.communicate()
+    assert process.returncode == 1
     assert err.startswith(b"parley: text: 1-4 cannot be read")
     assert err.count(b"\n") == 1
 
 
 async def test_a_story_that_was_lost_while_it_was_followed_is_one_line(store: Store) -> None:
     await write_a_turn(store)
-    words = ("-m", "deploy.cli", "inspect", ID, "--follow")
-    following = await asyncio.create_subprocess_exec(
-        sys.executable, *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    assert following.stdout is not None
-    try:
-        async with asyncio.timeout(WITHIN_S):
-            await following.stdout.readuntil(b"stop, 2 tokens, 1 chunks\n")
-            await write(store, Log.TEXT, Token("Hello"), Token("!"), turn=2)
-            await following.stdout.readuntil(b"'!'")
-            await store.call("DEL", *(log_key(ID, log) for log in Log))
-            await write_a_turn(store, 2)
-            _, err = await following.communicate()
-    finally:
-        if following.returncode is None:
-            following.kill()
-            await following.communicate()
-    assert following.returncode == 1
+    async with following() as (process, printed):
+        await write(store, Log.TEXT, Token("Hello"), Token("!"), turn=2)
+        await printed.readuntil(b"'!'")
+        await store.call("DEL", *(log_key(ID, log) for log in Log))
+        await write_a_turn(store, 2)
+        _, err = await process.communicate()
+    assert process.returncode == 1
     assert err.startswith(b"parley: ")
     assert err.count(b"\n") == 1
